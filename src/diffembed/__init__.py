@@ -1,0 +1,71 @@
+"""diffembed: text embedders from diffusion pretraining, from a language model to a search hit.
+
+The public names below are imported when they are first used, so that ``import diffembed`` stays fast and never brings
+in torch. Everything that is not listed in ``__all__`` may change without notice.
+
+>>> import diffembed
+>>> diffembed.__version__
+'0.1.0'
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffembed.encoder import Encoder
+    from diffembed.errors import (
+        DiffembedError,
+        IndexStoreError,
+        InputError,
+        MissingExtraError,
+        ModelError,
+        RecipeError,
+        TrainingError,
+    )
+    from diffembed.index import Hit, Index
+    from diffembed.vectors.embeddings import Embeddings
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Encoder": "diffembed.encoder",
+    "Index": "diffembed.index",
+    "Hit": "diffembed.index",
+    "Embeddings": "diffembed.vectors.embeddings",
+    "DiffembedError": "diffembed.errors",
+    "InputError": "diffembed.errors",
+    "ModelError": "diffembed.errors",
+    "IndexStoreError": "diffembed.errors",
+    "RecipeError": "diffembed.errors",
+    "TrainingError": "diffembed.errors",
+    "MissingExtraError": "diffembed.errors",
+}
+
+__all__ = [
+    "Encoder",
+    "Index",
+    "Hit",
+    "Embeddings",
+    "DiffembedError",
+    "InputError",
+    "ModelError",
+    "IndexStoreError",
+    "RecipeError",
+    "TrainingError",
+    "MissingExtraError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'diffembed' has no attribute {name!r}; its public names are {', '.join(__all__)}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,301 @@
+"""The command line: one Typer application, and each verb calls one public function.
+
+Here stand the options and their help; ``verbs.py`` does what they say, ``exits.py`` turns failures into a line and an
+exit code. stdout carries data only, stderr carries progress. The verbs are imported when they are called, so that
+``--help`` starts fast.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffembed import __version__, console
+from diffembed.exits import EXIT_CODES, ExplainingGroup
+
+
+class Dtype(StrEnum):
+    """The forms a vector can be written in."""
+
+    float32 = "float32"
+    int8 = "int8"
+    binary = "binary"
+
+
+class Split(StrEnum):
+    """Which queries of a data set are used; train and dev are told apart by the hash of their ids."""
+
+    all = "all"
+    train = "train"
+    dev = "dev"
+
+
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", "-m", metavar="M", help="'default' (the embedded model), a model directory or a hub id."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+DimsOption = Annotated[
+    int | None,
+    typer.Option("--dims", min=1, metavar="N", help="Width to cut the vectors to; one the model was trained for."),
+]
+
+# Plain help, the same on a terminal and in a pipe, and no rich to import for it.
+app = typer.Typer(
+    cls=ExplainingGroup, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, epilog=EXIT_CODES
+)
+evaluate_app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+app.add_typer(evaluate_app, name="evaluate")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.emit(f"diffembed {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Turn language models into text embedders, and carry them to a search result.
+
+    \b
+    Example:
+      diffembed search "how do I undo a commit" notes/
+    """
+    if context.invoked_subcommand is None:
+        console.emit(context.get_help())
+
+
+@app.command()
+def search(
+    query: Annotated[
+        str, typer.Argument(metavar="QUERY", help="What to look for, in your own words.", show_default=False)
+    ],
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PATH", help="Files, folders, or an index folder; the current folder if none is given."),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, metavar="K", help="How many chunks to print.")] = 10,
+    model: ModelOption = "default",
+    as_json: JsonOption = False,
+) -> None:
+    """Search files by meaning.
+
+    The first search of a PATH indexes it; later ones read only what changed since, told by content hash. The index
+    lives in the cache folder ($XDG_CACHE_HOME/diffembed, else ~/.cache/diffembed), never beside your files.
+
+    \b
+    Examples:
+      diffembed search "how do I undo a commit"
+      diffembed search "retry after a timeout" src/ docs/ --top 3
+      diffembed search "warranty period" contracts/ --json
+    """
+    from diffembed import verbs
+
+    verbs.search(query, paths or [Path(".")], top=top, model=model, as_json=as_json)
+
+
+@app.command(short_help="Index files into a folder of your choice.")
+def index(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="Files and folders to index.", show_default=False)
+    ],
+    into: Annotated[
+        Path, typer.Option("--into", metavar="DIR", help="The index folder to make or to bring up to date.")
+    ],
+    model: ModelOption = "default",
+    as_json: JsonOption = False,
+) -> None:
+    """Index files into a folder of your choice; `diffembed search QUERY DIR` searches it.
+
+    Run again, it reads only the files whose content changed.
+
+    \b
+    Example:
+      diffembed index notes/ src/ --into notes.index
+    """
+    from diffembed import verbs
+
+    verbs.index(paths, into, model=model, as_json=as_json)
+
+
+@app.command()
+def encode(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help='.txt (one text a line) or .jsonl ("text", or "chunks": [...]); - reads lines from stdin.',
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npy or .parquet file to write.")],
+    dtype: Annotated[Dtype, typer.Option("--dtype", help="The form of the vectors.")] = Dtype.float32,
+    dims: DimsOption = None,
+    model: ModelOption = "default",
+    truncate: Annotated[
+        bool, typer.Option("--truncate", help="Cut texts over the model's limit instead of refusing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the vectors of many texts to a file.
+
+    \b
+    Examples:
+      diffembed encode texts.txt --output texts.npy
+      diffembed encode documents.jsonl --output documents.parquet --dtype int8 --dims 128
+      cat texts.txt | diffembed encode - --output texts.npy --dtype binary
+    """
+    from diffembed import verbs
+
+    verbs.encode(source, output, dtype=dtype.value, dims=dims, model=model, truncate=truncate, as_json=as_json)
+
+
+ResumeOption = Annotated[
+    bool,
+    typer.Option("--resume/--no-resume", help="Go on with an unfinished run in the output folder, or start it again."),
+]
+
+
+@app.command(short_help="Run a recipe's pretraining stages.")
+def pretrain(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file (TOML).", show_default=False)],
+    resume: ResumeOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a recipe's tokenizer, causal and diffusion stages.
+
+    \b
+    Example:
+      diffembed pretrain runs/cpu-tiny.toml
+    """
+    from diffembed import verbs
+
+    verbs.train(recipe, only_pretraining=True, resume=resume, as_json=as_json)
+
+
+@app.command(short_help="Run every stage of a recipe.")
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file (TOML).", show_default=False)],
+    resume: ResumeOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Run every stage of a recipe, from the tokenizer to the exported model.
+
+    \b
+    Example:
+      diffembed train runs/cpu-tiny.toml
+    """
+    from diffembed import verbs
+
+    verbs.train(recipe, only_pretraining=False, resume=resume, as_json=as_json)
+
+
+@evaluate_app.callback(invoke_without_command=True)
+def evaluate(context: typer.Context) -> None:
+    """Measure a model.
+
+    \b
+    Example:
+      diffembed evaluate retrieval --data my-data --model default
+    """
+    if context.invoked_subcommand is None:
+        console.emit(context.get_help())
+
+
+@evaluate_app.command("retrieval", short_help="Score a model on labelled queries.")
+def evaluate_retrieval(
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", metavar="DIR", help="Folder in BEIR layout: corpus.jsonl[.gz], queries.jsonl[.gz], qrels."
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", metavar="M", help="'default', a model directory, a hub id, st:NAME_OR_PATH or bm25."
+        ),
+    ] = "default",
+    split: Annotated[Split, typer.Option("--split", help="Which queries to use.")] = Split.all,
+    dtype: Annotated[
+        Dtype | None, typer.Option("--dtype", help="The form of the vectors: int8, float32 for st:.")
+    ] = None,
+    dims: DimsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a model on labelled queries: nDCG@10, MRR@10, recall@1/10/100, time and tokens a second.
+
+    \b
+    Examples:
+      diffembed evaluate retrieval --data my-data --split dev
+      diffembed evaluate retrieval --data my-data --model st:all-MiniLM-L6-v2 --json
+      diffembed evaluate retrieval --data my-data --model bm25
+    """
+    from diffembed import verbs
+
+    verbs.evaluate_retrieval(
+        data, model=model, split=split.value, dtype=dtype.value if dtype else None, dims=dims, as_json=as_json
+    )
+
+
+@app.command(short_help="Write a model with its ONNX graphs.")
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model directory.", show_default=False)],
+    into: Annotated[Path, typer.Option("--into", metavar="DIR", help="The model directory to write.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model with its ONNX graphs, pooling and quantizer inside; takes sentence-transformers models too.
+
+    \b
+    Example:
+      diffembed export my-run/model --into my-model
+    """
+    from diffembed import verbs
+
+    verbs.export(model, into, as_json=as_json)
+
+
+@app.command(short_help="List the models at hand.")
+def models(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="DIR", help="Model directories, or folders that hold some.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the embedded model, the models in the cache folder, and those under each DIR.
+
+    \b
+    Example:
+      diffembed models runs/output
+    """
+    from diffembed import verbs
+
+    verbs.models(folders or [], as_json=as_json)
+
+
+@app.command(short_help="Say what is broken and how to mend it.")
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what is installed, which runtime is used, what is broken and how to mend it.
+
+    \b
+    Example:
+      diffembed doctor
+    """
+    from diffembed import verbs
+
+    verbs.doctor(as_json=as_json)
+
+
+def main() -> None:
+    """Run the command line and leave the process with its exit code."""
+    app(prog_name="diffembed")

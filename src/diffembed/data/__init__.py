@@ -1,0 +1,1 @@
+"""Training data: records, and sources that name the batch of any step."""

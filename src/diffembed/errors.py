@@ -1,0 +1,49 @@
+"""Errors that a user can act on.
+
+Every message says what was given, what was expected and what to do. The command line prints the message as one
+line on stderr and leaves with the error's exit code; a traceback means a defect of diffembed itself.
+"""
+
+from __future__ import annotations
+
+
+class DiffembedError(Exception):
+    """Base of every error that diffembed raises on purpose (exit code 1)."""
+
+    exit_code = 1
+
+
+class InputError(DiffembedError):
+    """The caller's input is unusable: a path, a query, a record, an option's value (exit code 2)."""
+
+    exit_code = 2
+
+
+class ModelError(DiffembedError):
+    """A model directory or checkpoint is missing, incomplete, damaged or of an unknown kind (exit code 3)."""
+
+    exit_code = 3
+
+
+class IndexStoreError(DiffembedError):
+    """An index on disk is damaged, locked, or was made by another model (exit code 4)."""
+
+    exit_code = 4
+
+
+class RecipeError(DiffembedError):
+    """A training recipe names something unknown or impossible (exit code 5)."""
+
+    exit_code = 5
+
+
+class TrainingError(DiffembedError):
+    """A training run cannot go on: a loss that is not finite, a checkpoint that does not fit (exit code 6)."""
+
+    exit_code = 6
+
+
+class MissingExtraError(DiffembedError):
+    """A feature needs an optional part of the install; the message names the command that adds it (exit code 7)."""
+
+    exit_code = 7

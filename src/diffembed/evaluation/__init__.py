@@ -1,0 +1,25 @@
+"""How good a model is: judged retrieval tasks, exact search, trec_eval's figures, and the baselines to compare with."""
+
+from diffembed.evaluation.metrics import MEASURES, score_queries, score_run
+from diffembed.evaluation.retrieval import (
+    RetrievalReport,
+    TextEncoder,
+    evaluate_bm25,
+    evaluate_encoder,
+    evaluate_retrieval,
+)
+from diffembed.evaluation.tasks import RetrievalTask, load_beir, split_of
+
+__all__ = [
+    "MEASURES",
+    "RetrievalReport",
+    "RetrievalTask",
+    "TextEncoder",
+    "evaluate_bm25",
+    "evaluate_encoder",
+    "evaluate_retrieval",
+    "load_beir",
+    "score_queries",
+    "score_run",
+    "split_of",
+]

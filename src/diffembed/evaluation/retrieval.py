@@ -1,0 +1,353 @@
+"""How well a model finds the judged documents of a task, by exact search over all of them.
+
+No index is involved: every query is compared with every document, so the figures are those of the vectors alone. A text
+longer than the model's limit is cut to it (there is no other way to score a model on long documents), and the report
+says how many were.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from diffembed.errors import InputError
+from diffembed.evaluation.baselines import Bm25, SentenceTransformersEncoder
+from diffembed.evaluation.metrics import score_run
+from diffembed.evaluation.tasks import RetrievalTask, Split, load_beir
+
+if TYPE_CHECKING:
+    from diffembed.vectors.embeddings import Embeddings, VectorDtype
+
+Progress = Callable[[int, int], None] | None
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+TOP = 100  # the deepest cut that is reported (recall@100)
+_DOCUMENT_BLOCK = 16384
+_QUERY_BLOCK = 256
+
+
+class TextEncoder(Protocol):
+    """What can be evaluated: ``Encoder``, a model in training, a wrapped sentence-transformers model.
+
+    An object whose ``contextual`` attribute is true gets the chunks of a document together, through ``encode_chunks``;
+    any other one gets them singly, through ``encode_documents``.
+    """
+
+    def encode_queries(
+        self,
+        texts: Sequence[str],
+        *,
+        dtype: VectorDtype = ...,
+        dims: int | None = ...,
+        truncate: bool = ...,
+        progress: Progress = ...,
+    ) -> Embeddings: ...
+
+    def encode_documents(
+        self,
+        texts: Sequence[str],
+        *,
+        dtype: VectorDtype = ...,
+        dims: int | None = ...,
+        truncate: bool = ...,
+        progress: Progress = ...,
+    ) -> Embeddings: ...
+
+    def encode_chunks(
+        self,
+        documents: Sequence[Sequence[str]],
+        *,
+        dtype: VectorDtype = ...,
+        dims: int | None = ...,
+        truncate: bool = ...,
+        progress: Progress = ...,
+    ) -> Embeddings: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalReport:
+    """The scores of one model on one task, and what they rest on.
+
+    Attributes:
+        data, model, split: what was scored.
+        dtype, dims: the vectors (``"none"`` and 0 for bm25).
+        contextual: chunks of a document were encoded together.
+        scores: ``ndcg@10, mrr@10, recall@1, recall@10, recall@100``, each 0..1, the mean over the queries.
+        queries, documents: how many were asked and searched.
+        seconds: encoding and searching; ``encode_seconds`` of it encoding (for bm25: indexing).
+        tokens: tokens read (for bm25: terms indexed); ``tokens_per_second`` is ``tokens / encode_seconds``.
+        truncated: inputs cut to the model's limit, ``truncated_queries`` and ``truncated_documents`` together.
+            A contextual document counts once.
+        empty_documents: documents without text; they are not encoded and cannot be found.
+        excluded_pairs: query-document pairs left out of the ranking (``exclude.tsv``, or a query that is a document).
+        unjudged_queries: queries of the split that were not asked, as no document is relevant to them.
+    """
+
+    data: str
+    model: str
+    split: str
+    dtype: str
+    dims: int
+    contextual: bool
+    scores: dict[str, float]
+    queries: int
+    documents: int
+    seconds: float
+    encode_seconds: float
+    tokens: int
+    tokens_per_second: float
+    truncated: int
+    truncated_queries: int
+    truncated_documents: int
+    empty_documents: int
+    excluded_pairs: int
+    unjudged_queries: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, in the order of the attributes."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+
+def evaluate_retrieval(
+    data: Path,
+    *,
+    model: str = "default",
+    split: Split = "all",
+    dtype: VectorDtype | None = None,
+    dims: int | None = None,
+    progress: Progress = None,
+) -> RetrievalReport:
+    """Score a model on a folder in BEIR layout (see ``diffembed.evaluation.tasks``).
+
+    Args:
+        data: the folder.
+        model: ``default``, a model directory, a hub id, ``st:NAME_OR_PATH`` or ``bm25``.
+        split: ``train``, ``dev`` (the hash rule) or ``all`` queries; the corpus is always whole.
+        dtype: ``int8`` unless given; ``float32`` for ``st:``, which has no other.
+        dims: a trained width; the full one unless given.
+        progress: called with (documents encoded, documents).
+
+    Raises ``InputError`` for unusable data or an untrained width, ``ModelError`` for an unusable model,
+    ``MissingExtraError`` where bm25s, sentence-transformers or pytrec-eval-terrier is missing.
+    """
+    if model == "bm25":
+        if dtype is not None or dims is not None:
+            raise InputError("bm25 has no vectors; leave dtype and dims out")
+        return evaluate_bm25(load_beir(data, split), split=split, progress=progress)
+    task = load_beir(data, split)
+    encoder: TextEncoder
+    if model.startswith("st:"):
+        encoder = SentenceTransformersEncoder(model.removeprefix("st:"))
+        dtype = dtype or "float32"
+    else:
+        from diffembed.encoder import Encoder
+
+        encoder = Encoder.load(model)
+    return evaluate_encoder(
+        task, encoder, dtype=dtype or "int8", dims=dims, model=model, split=split, progress=progress
+    )
+
+
+def evaluate_encoder(
+    task: RetrievalTask,
+    encoder: TextEncoder,
+    *,
+    dtype: VectorDtype = "int8",
+    dims: int | None = None,
+    model: str | None = None,
+    split: str = "all",
+    progress: Progress = None,
+) -> RetrievalReport:
+    """Score anything that encodes. ``model`` and ``split`` only name it in the report."""
+    start = time.perf_counter()
+    queries = encoder.encode_queries(list(task.queries.values()), dtype=dtype, dims=dims, truncate=True)
+    documents, rows, contextual = _encode_documents(task, encoder, dtype, dims, progress)
+    encoded = time.perf_counter()
+    run = search(task, queries, documents, rows)
+    seconds, encode_seconds = time.perf_counter() - start, encoded - start
+    tokens = queries.tokens + documents.tokens
+    return RetrievalReport(
+        data=task.name,
+        model=model or str(getattr(encoder, "model_id", type(encoder).__name__)),
+        split=split,
+        dtype=dtype,
+        dims=documents.dims,
+        contextual=contextual,
+        scores=score_run(task.qrels, run),
+        queries=len(task.queries),
+        documents=len(task.texts),
+        seconds=seconds,
+        encode_seconds=encode_seconds,
+        tokens=tokens,
+        tokens_per_second=tokens / encode_seconds if encode_seconds else 0.0,
+        truncated=len(queries.truncated) + len(documents.truncated),
+        truncated_queries=len(queries.truncated),
+        truncated_documents=len(documents.truncated),
+        empty_documents=len(task.texts) - len(rows),
+        excluded_pairs=sum(map(len, task.excluded.values())),
+        unjudged_queries=task.unjudged,
+    )
+
+
+def evaluate_bm25(task: RetrievalTask, *, split: str = "all", progress: Progress = None) -> RetrievalReport:
+    """Score BM25. A document that shares no term with the query is not in its ranking."""
+    start = time.perf_counter()
+    index = Bm25(task.texts)
+    indexed = time.perf_counter()
+    order = _tie_order(task.document_ids)
+    ids = [task.document_ids[row] for row in order]
+    columns = _columns_to_exclude(task, order)
+    run: dict[str, dict[str, float]] = {}
+    for number, (query, text) in enumerate(task.queries.items()):
+        scores = index.scores(text)[order][None, :]
+        scores[scores <= 0] = -np.inf
+        scores[0, columns[number]] = -np.inf
+        run[query] = _named(*_best(scores, np.arange(len(ids)), TOP), ids)[0]
+        if progress is not None:
+            progress(number + 1, len(task.queries))
+    seconds, encode_seconds = time.perf_counter() - start, indexed - start
+    return RetrievalReport(
+        data=task.name,
+        model="bm25",
+        split=split,
+        dtype="none",
+        dims=0,
+        contextual=False,
+        scores=score_run(task.qrels, run),
+        queries=len(task.queries),
+        documents=len(task.texts),
+        seconds=seconds,
+        encode_seconds=encode_seconds,
+        tokens=index.tokens,
+        tokens_per_second=index.tokens / encode_seconds if encode_seconds else 0.0,
+        truncated=0,
+        truncated_queries=0,
+        truncated_documents=0,
+        empty_documents=sum(not text.strip() for text in task.texts),
+        excluded_pairs=sum(map(len, task.excluded.values())),
+        unjudged_queries=task.unjudged,
+    )
+
+
+def search(
+    task: RetrievalTask, queries: Embeddings, documents: Embeddings, rows: Sequence[int] | None = None, top: int = TOP
+) -> dict[str, dict[str, float]]:
+    """The ``top`` documents of every query by cosine of the values, excluded pairs left out.
+
+    ``documents`` holds the vectors of the corpus rows ``rows`` (all, in order, unless given). Cosine of packed bits is
+    ``1 - 2 hamming / dims``, so it ranks as the Hamming distance does. Of int8 values the dot product is exact in
+    float32 up to 1040 dimensions (below 2^24), so equal vectors are exactly equal in score. Ties are ordered as in
+    ``diffembed.evaluation.metrics``, at the cut too.
+    """
+    rows = range(len(task.texts)) if rows is None else rows
+    by_tie = _tie_order([task.document_ids[row] for row in rows])
+    ids = [task.document_ids[rows[i]] for i in by_tie]
+    columns = _columns_to_exclude(task, [rows[i] for i in by_tie])
+    found = len(task.queries)
+    best_scores = np.full((found, 0), -np.inf, np.float32)
+    best_columns = np.zeros((found, 0), np.int64)
+    for start in range(0, len(ids), _DOCUMENT_BLOCK):
+        block = by_tie[start : start + _DOCUMENT_BLOCK]
+        width = np.arange(start, start + len(block))
+        kept: list[tuple[FloatArray, IntArray]] = []
+        for low in range(0, found, _QUERY_BLOCK):
+            rows_here = slice(low, low + _QUERY_BLOCK)
+            scores = _cosines(queries, rows_here, documents, block)
+            for number in range(*rows_here.indices(found)):
+                here = [column - start for column in columns[number] if start <= column < start + len(block)]
+                scores[number - low, here] = -np.inf
+            scores = np.concatenate([best_scores[rows_here], scores], axis=1)
+            # Earlier blocks stand first: column numbers rise from left to right within a row's ties.
+            numbers = np.concatenate(
+                [best_columns[rows_here], np.broadcast_to(width, (len(scores), len(width)))], axis=1
+            )
+            kept.append(_best(scores, numbers, top))
+        best_scores = np.concatenate([scores for scores, _ in kept])
+        best_columns = np.concatenate([numbers for _, numbers in kept])
+    return dict(zip(task.queries, _named(best_scores, best_columns, ids), strict=True))
+
+
+def _encode_documents(
+    task: RetrievalTask, encoder: TextEncoder, dtype: VectorDtype, dims: int | None, progress: Progress
+) -> tuple[Embeddings, list[int], bool]:
+    """The vectors, the corpus row of each, and whether chunks were encoded together."""
+    filled = [bool(text.strip()) for text in task.texts]
+    if not any(filled):
+        raise InputError(f"every document of {task.name} is empty; nothing can be found in it")
+    if getattr(encoder, "contextual", False) and task.doc_ids is not None:
+        groups = [kept for group in task.documents() if (kept := [row for row in group if filled[row]])]
+        texts = [[task.texts[row] for row in group] for group in groups]
+        vectors = encoder.encode_chunks(texts, dtype=dtype, dims=dims, truncate=True, progress=progress)
+        return vectors, [row for group in groups for row in group], True
+    rows = [row for row, full in enumerate(filled) if full]
+    texts_alone = [task.texts[row] for row in rows]
+    return encoder.encode_documents(texts_alone, dtype=dtype, dims=dims, truncate=True, progress=progress), rows, False
+
+
+def _tie_order(document_ids: Sequence[str]) -> IntArray:
+    """Positions with the larger id first: the leftmost of equal scores is the one that trec_eval ranks first."""
+    keys = [identifier.encode("utf-8") for identifier in document_ids]
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__, reverse=True), dtype=np.int64)
+
+
+def _columns_to_exclude(task: RetrievalTask, rows: Sequence[int] | IntArray) -> list[list[int]]:
+    if not task.excluded:
+        return [[] for _ in task.queries]
+    column = {task.document_ids[row]: number for number, row in enumerate(rows)}
+    return [[column[i] for i in task.excluded.get(query, ()) if i in column] for query in task.queries]
+
+
+def _cosines(queries: Embeddings, query_rows: slice, documents: Embeddings, document_rows: IntArray) -> FloatArray:
+    """``[queries, documents]`` cosines of the values; integers are multiplied as they are and divided afterwards."""
+    left, right = _floats(queries, query_rows), _floats(documents, document_rows)
+    norms = [np.linalg.norm(side, axis=1) for side in (left, right)]
+    left_norm, right_norm = (np.where(norm > 0, norm, 1).astype(np.float32) for norm in norms)
+    return np.asarray((left @ right.T) / left_norm[:, None] / right_norm[None, :], np.float32)
+
+
+def _floats(embeddings: Embeddings, rows: slice | IntArray) -> FloatArray:
+    """``[rows, dims]`` float32; packed bits become -1 and 1, so that their dot product is dims - 2 hamming."""
+    values = embeddings.values[rows]
+    if embeddings.dtype == "binary":
+        bits = np.unpackbits(values, axis=1, count=embeddings.dims, bitorder="little")
+        return np.asarray(bits.astype(np.float32) * 2 - 1, np.float32)
+    return np.asarray(values, np.float32)
+
+
+def _best(scores: FloatArray, numbers: IntArray, top: int) -> tuple[FloatArray, IntArray]:
+    """The ``top`` columns of each row, best first, the leftmost first (and kept) among equals.
+
+    ``scores`` is ``[rows, columns]``; ``numbers`` the same shape, or ``[columns]`` for all rows alike.
+    """
+    numbers = np.broadcast_to(numbers, scores.shape)
+    if scores.shape[1] > top:
+        worst = np.partition(scores, scores.shape[1] - top, axis=1)[:, scores.shape[1] - top, None]
+        above, equal = scores > worst, scores == worst
+        room = top - above.sum(axis=1, keepdims=True)
+        keep = above | (equal & (np.cumsum(equal, axis=1) <= room))
+        scores, numbers = scores[keep].reshape(-1, top), numbers[keep].reshape(-1, top)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(numbers, order, axis=1)
+
+
+def _named(scores: FloatArray, numbers: IntArray, ids: Sequence[str]) -> list[dict[str, float]]:
+    """Rankings with document ids; what was excluded (-inf) is not in them."""
+
+    def rows() -> Iterator[dict[str, float]]:
+        for row_scores, row_numbers in zip(scores.tolist(), numbers.tolist(), strict=True):
+            pairs = zip(row_scores, row_numbers, strict=True)
+            yield {ids[number]: score for score, number in pairs if score != -np.inf}
+
+    return list(rows())

@@ -1,0 +1,106 @@
+"""Search a folder without naming an index: one is kept for it in the cache folder and refreshed at every search."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffembed.errors import InputError
+from diffembed.index.catalog import Catalog
+from diffembed.index.encoding import Hit, Progress, load_encoder
+from diffembed.index.index import Index
+from diffembed.index.refresh import RefreshReport, refresh_index
+from diffembed.text.walk import resolve_roots
+
+
+@dataclass(frozen=True, slots=True)
+class SearchReport:
+    """What ``search_paths`` found.
+
+    Attributes:
+        hits: best first.
+        index: folder of the index that answered.
+        refresh: what reading the files came to.
+        seconds: of the search alone: query, scan, best sentences; loading and refreshing not included.
+    """
+
+    hits: tuple[Hit, ...]
+    index: Path
+    refresh: RefreshReport
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "hits": [hit.to_dict() for hit in self.hits],
+            "index": str(self.index),
+            "refresh": self.refresh.to_dict(),
+            "search_seconds": self.seconds,
+        }
+
+
+def index_paths(
+    paths: Sequence[str | Path], into: str | Path, *, model: str = "default", progress: Progress | None = None
+) -> RefreshReport:
+    """Index files and folders into a folder, or bring the index there up to date.
+
+    Args:
+        paths: files and folders to read.
+        into: folder of the index.
+        model: model name, directory or hub id.
+        progress: called with (files done, files to read).
+
+    Raises:
+        InputError: a path that is not there, no text to read, an unusable folder.
+        IndexStoreError: the index there is damaged, locked, or was made by another model.
+    """
+    resolve_roots(paths)  # before a model is loaded: a misspelt path should not wait for it
+    return refresh_index(Path(into), paths, encoder=load_encoder(model), progress=progress, require_text=True)
+
+
+def search_paths(
+    query: str,
+    paths: Sequence[str | Path],
+    *,
+    top: int = 10,
+    model: str = "default",
+    progress: Progress | None = None,
+) -> SearchReport:
+    """Search files and folders; the first time they are indexed, later only what changed is read.
+
+    The index lives in the cache folder (see ``index_folder``). If ``paths`` is the folder of an index made by
+    ``index_paths``, that index is searched as it is.
+
+    Raises:
+        InputError: an empty query, a path that is not there, no text to read.
+        IndexStoreError: the index is damaged, locked, or was made by another model.
+    """
+    if not query.strip():
+        raise InputError("the query is empty; say what to look for")
+    if top < 1:
+        raise InputError(f"top is {top}; ask for at least 1 result")
+    roots = resolve_roots(paths)
+    encoder = load_encoder(model)
+    report = RefreshReport()
+    if len(roots) == 1 and Catalog.exists(roots[0]):
+        folder = roots[0]
+    else:
+        folder = index_folder(roots, encoder.fingerprint)
+        report = refresh_index(folder, roots, encoder=encoder, progress=progress, require_text=True)
+    with Index.open(folder) as index:
+        start = time.perf_counter()
+        hits = index.search(query, top=top, encoder=encoder)
+    return SearchReport(tuple(hits), folder, report, time.perf_counter() - start)
+
+
+def index_folder(roots: Sequence[Path], fingerprint: str) -> Path:
+    """Where the index of some (resolved) paths and a model is kept: under ``$XDG_CACHE_HOME``, else ``~/.cache``."""
+    key = "\0".join([fingerprint, *sorted(map(str, roots))])
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
+    return base / "diffembed" / "indexes" / hashlib.sha256(os.fsencode(key)).hexdigest()[:24]

@@ -1,0 +1,317 @@
+"""Bring an index up to date with files: what is new or changed is read, cut, encoded and committed batch by batch.
+
+A file whose size and time stamp are as recorded is not opened; one whose content hash is as recorded is not encoded.
+Every batch of some thousand chunks is a commit of its own, so a killed run loses at most the batch it was at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffembed.errors import InputError
+from diffembed.index.catalog import Catalog, NewDocument, Settings, StoredDocument
+from diffembed.index.encoding import Progress, TextEncoder, check_model, encode_chunks
+from diffembed.index.store import Store, check_folder, open_store
+from diffembed.text.chunking import chunk_document
+from diffembed.text.readers import MAX_FILE_BYTES, UnreadableFile, is_text_format, read_source, too_large
+from diffembed.text.walk import FileEntry, Skipped, resolve_roots, walk
+
+CHUNK_TOKENS = 256
+BATCH_CHUNKS = 2048
+_SETTLED_NS = 2_000_000_000  # coarsest time stamps of file systems in use
+_SNIFFED = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshReport:
+    """What bringing an index up to date came to.
+
+    Attributes:
+        added, changed, removed: files by what happened to their text.
+        unchanged: how many files were as the index had them.
+        skipped: files and folders left out, each with its reason.
+        truncated: files with a chunk of which the model could not read all.
+        chunks: how many chunks were encoded.
+        seconds: how long it took.
+    """
+
+    added: tuple[Path, ...] = ()
+    changed: tuple[Path, ...] = ()
+    removed: tuple[Path, ...] = ()
+    unchanged: int = 0
+    skipped: tuple[Skipped, ...] = ()
+    truncated: tuple[Path, ...] = ()
+    chunks: int = 0
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "added": [str(path) for path in self.added],
+            "changed": [str(path) for path in self.changed],
+            "removed": [str(path) for path in self.removed],
+            "unchanged": self.unchanged,
+            "skipped": [{"path": str(path), "reason": reason} for path, reason in self.skipped],
+            "truncated": [str(path) for path in self.truncated],
+            "chunks": self.chunks,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What the walk found against what the catalog knows."""
+
+    to_read: list[FileEntry] = field(default_factory=list)
+    known: dict[str, StoredDocument] = field(default_factory=dict)
+    vanished: list[str] = field(default_factory=list)  # documents whose file is no longer there
+    forgotten: list[str] = field(default_factory=list)  # the same for files known as unreadable
+    unchanged: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+
+    @property
+    def something_to_do(self) -> bool:
+        return bool(self.to_read or self.vanished or self.forgotten)
+
+
+def refresh_index(
+    folder: Path,
+    paths: Sequence[str | Path],
+    *,
+    encoder: TextEncoder,
+    chunk_tokens: int | None = None,
+    progress: Progress | None = None,
+    require_text: bool = False,
+) -> RefreshReport:
+    """Make an index hold the files under ``paths`` as they are now; a new index is begun if there is none.
+
+    Documents that the index holds from elsewhere stay. Nothing is written when nothing changed.
+
+    Args:
+        folder: of the index.
+        paths: files and folders.
+        encoder: the model; an existing index takes only the one it was made with.
+        chunk_tokens: chunk length of a new index; ``None`` for 256, or the model's limit if that is lower.
+        progress: called with (files done, files to read).
+        require_text: raise if the index holds no text from ``paths``.
+
+    Raises:
+        InputError: a path that is not there, an unusable folder or chunk length, no text (see ``require_text``).
+        IndexStoreError: the index is damaged, locked, or was made by another model.
+    """
+    start = time.perf_counter()
+    roots = resolve_roots(paths)
+    folder = folder.resolve()
+    if folder in roots:
+        raise InputError(f"{folder} is both read and the index; put the index into another folder")
+    check_folder(folder)
+    settings = _settings(encoder, chunk_tokens)
+    entries = list(walk(roots))
+    work = _Work(encoder, progress)
+    if Catalog.exists(folder):
+        with closing(Catalog.open(folder)) as catalog:
+            _check_settings(folder, catalog.settings(), encoder, chunk_tokens)
+            work.plan = _plan(catalog, entries, roots)
+    else:
+        work.plan = _Plan([e for e in entries if isinstance(e, FileEntry)], skipped=_skipped(entries))
+    if work.plan.something_to_do:
+        with open_store(folder, settings) as store:
+            _check_settings(folder, store.settings, encoder, chunk_tokens)
+            work.plan = _plan(store.catalog, entries, roots)  # again: now nobody else writes
+            work.run(store)
+    report = work.report(time.perf_counter() - start)
+    if require_text and not (report.added or report.changed or report.unchanged):
+        raise InputError(_no_text(paths, report.skipped))
+    return report
+
+
+def _settings(encoder: TextEncoder, chunk_tokens: int | None) -> Settings:
+    if chunk_tokens is not None and not 1 <= chunk_tokens <= encoder.max_tokens:
+        raise InputError(f"chunk_tokens={chunk_tokens}: {encoder.model_id} reads 1 to {encoder.max_tokens} tokens")
+    path = Path(encoder.model_id)
+    return Settings(
+        model=str(path.resolve()) if path.is_dir() else encoder.model_id,
+        fingerprint=encoder.fingerprint,
+        dims=encoder.dims[-1],
+        contextual=encoder.contextual,
+        chunk_tokens=chunk_tokens or min(CHUNK_TOKENS, encoder.max_tokens),
+    )
+
+
+def _check_settings(folder: Path, settings: Settings, encoder: TextEncoder, chunk_tokens: int | None) -> None:
+    check_model(folder, settings, encoder)
+    if chunk_tokens not in (None, settings.chunk_tokens):
+        raise InputError(
+            f"{folder} was made with chunks of {settings.chunk_tokens} tokens, not {chunk_tokens}; "
+            "leave chunk_tokens out, or index into a new folder"
+        )
+
+
+def _skipped(entries: Sequence[FileEntry | Skipped]) -> list[Skipped]:
+    return [entry for entry in entries if isinstance(entry, Skipped)]
+
+
+def _plan(catalog: Catalog, entries: Sequence[FileEntry | Skipped], roots: Sequence[Path]) -> _Plan:
+    plan = _Plan(skipped=_skipped(entries), known={document.path: document for document in catalog.documents()})
+    unreadable = catalog.unreadable()
+    seen: set[str] = set()
+    for entry in entries:
+        if isinstance(entry, Skipped):
+            continue
+        path = str(entry.path)
+        seen.add(path)
+        document, failed = plan.known.get(path), unreadable.get(path)
+        if document is not None and (document.size, document.mtime_ns) == (entry.size, entry.mtime_ns):
+            plan.unchanged += 1
+        elif failed is not None and failed[:2] == (entry.size, entry.mtime_ns):
+            plan.skipped.append(Skipped(entry.path, failed[2]))
+        else:
+            plan.to_read.append(entry)
+    prefixes = tuple(os.path.join(root, "") for root in roots)
+    own = {str(root) for root in roots}
+    gone = {path for path in (plan.known.keys() | unreadable.keys()) - seen if path in own or path.startswith(prefixes)}
+    plan.vanished = sorted(gone & plan.known.keys())
+    plan.forgotten = sorted(gone - plan.known.keys())
+    return plan
+
+
+class _Work:
+    """One run: the files that have to be read, the batch that is being filled, and what came of it."""
+
+    def __init__(self, encoder: TextEncoder, progress: Progress | None) -> None:
+        self.plan = _Plan()
+        self.encoder = encoder
+        self.progress = progress
+        self.done = 0
+        self.batch: list[NewDocument] = []
+        self.batch_chunks = 0
+        self.touched: list[tuple[FileEntry, str | None]] = []  # same content; with the path it was at if it moved
+        self.unreadable: list[tuple[FileEntry, str]] = []
+        self.added: list[Path] = []
+        self.changed: list[Path] = []
+        self.truncated: list[Path] = []
+        self.chunks = 0
+
+    def report(self, seconds: float) -> RefreshReport:
+        """What has been done so far."""
+        return RefreshReport(
+            added=tuple(self.added),
+            changed=tuple(self.changed),
+            removed=tuple(map(Path, self.plan.vanished)),
+            unchanged=self.plan.unchanged,
+            skipped=tuple(sorted(self.plan.skipped)),
+            truncated=tuple(self.truncated),
+            chunks=self.chunks,
+            seconds=seconds,
+        )
+
+    def run(self, store: Store) -> None:
+        """Read, encode and commit everything planned."""
+        plan = self.plan
+        # A file that only moved keeps its vectors. Its name's ending says how it was cut, so that has to be the same.
+        movable = {(plan.known[p].content_hash, Path(p).suffix): p for p in plan.vanished}
+        for entry in plan.to_read:
+            self._read(entry, store.settings.chunk_tokens, movable)
+            if self.batch_chunks >= BATCH_CHUNKS:
+                self._commit(store)
+        self._commit(store)
+        moved = {was for _, was in self.touched if was is not None}
+        with store.catalog.writing():
+            for entry, was in self.touched:
+                store.catalog.touch_document(str(entry.path), entry.size, entry.mtime_ns, was=was)
+            for entry, reason in self.unreadable:
+                store.catalog.add_unreadable(str(entry.path), entry.size, entry.mtime_ns, reason)
+            store.catalog.remove_documents(path for path in plan.vanished + plan.forgotten if path not in moved)
+        store.merge_small()
+
+    def _read(self, planned: FileEntry, chunk_tokens: int, movable: dict[tuple[str, str], str]) -> None:
+        path = str(planned.path)
+        known = self.plan.known.get(path)
+        try:
+            entry, content = _load(planned)
+            content_hash = hashlib.sha256(content).hexdigest()
+            if known is not None and known.content_hash == content_hash:
+                self.touched.append((entry, None))
+                self.plan.unchanged += 1
+                return
+            was = movable.pop((content_hash, planned.path.suffix), None) if known is None else None
+            if was is not None:
+                self.touched.append((entry, was))
+                self.added.append(planned.path)
+                return
+            source = read_source(planned.path, content)
+        except UnreadableFile as error:
+            self.plan.skipped.append(Skipped(planned.path, str(error)))
+            # A reader may be installed later, so that reason is not remembered.
+            remembered = planned if error.lasting else FileEntry(planned.path, -1, -1)
+            self.unreadable.append((remembered, str(error)))
+            if known is not None:
+                self.plan.vanished.append(path)
+            return
+        chunks = chunk_document(source, count_tokens=self.encoder.count_tokens, max_tokens=chunk_tokens)
+        self.batch.append(NewDocument(path, entry.size, entry.mtime_ns, content_hash, source.kind, chunks))
+        self.batch_chunks += len(chunks)
+
+    def _commit(self, store: Store) -> None:
+        if self.batch:
+            files, total = len(self.batch), len(self.plan.to_read)
+
+            def tick(done: int, of: int) -> None:
+                if self.progress is not None:
+                    self.progress(self.done + files * done // max(1, of), total)
+
+            texts = [[chunk.text for chunk in new.chunks] for new in self.batch]
+            rows, cut = encode_chunks(self.encoder, texts, tick)
+            store.add(self.batch, rows)
+            self.truncated += [Path(self.batch[number].path) for number in cut]
+            for new in self.batch:
+                (self.changed if new.path in self.plan.known else self.added).append(Path(new.path))
+            self.chunks += self.batch_chunks
+        self.done = len(self.added) + len(self.changed) + len(self.touched) + len(self.unreadable)
+        if self.progress is not None and self.plan.to_read:
+            self.progress(min(self.done, len(self.plan.to_read)), len(self.plan.to_read))
+        self.batch, self.batch_chunks = [], 0
+
+
+def _load(planned: FileEntry) -> tuple[FileEntry, bytes]:
+    """The content of a file and the stamps to record for it: stamps that cannot hide a later change.
+
+    Raises:
+        UnreadableFile: too large, binary, or not to be opened.
+    """
+    try:
+        with open(planned.path, "rb") as file:
+            before = os.fstat(file.fileno())
+            if before.st_size > MAX_FILE_BYTES:
+                raise UnreadableFile(too_large(before.st_size))
+            content = file.read(_SNIFFED)
+            if b"\0" in content and is_text_format(planned.path):
+                raise UnreadableFile("binary file")
+            content += file.read(MAX_FILE_BYTES + 1 - len(content))
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        raise UnreadableFile(f"cannot be read ({(error.strerror or str(error)).lower()})", lasting=False) from None
+    mtime_ns = before.st_mtime_ns
+    # A file still being written, or written so lately that its time stamp may not move with the next change, is
+    # hashed again next time.
+    if (after.st_size, after.st_mtime_ns) != (len(content), mtime_ns) or time.time_ns() - mtime_ns < _SETTLED_NS:
+        mtime_ns = -1
+    return FileEntry(planned.path, len(content), mtime_ns), content
+
+
+def _no_text(paths: Sequence[str | Path], skipped: Sequence[Skipped]) -> str:
+    where = ", ".join(map(str, paths))
+    if not skipped:
+        return f"{where}: nothing to read there; name a folder or file with text"
+    reasons = Counter(reason for _, reason in skipped)
+    listed = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
+    more = ", ..." if len(reasons) > 3 else ""
+    return f"{where}: no text to read; left out: {listed}{more}; name a folder or file with text"

@@ -1,0 +1,1 @@
+"""Models: directories on disk, backbones opened for bidirectional reading, pooling, quantizer, ONNX export."""

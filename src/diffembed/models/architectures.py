@@ -1,0 +1,157 @@
+"""The encoder families that export to ONNX: Qwen3 (every model trained here) and BERT (MiniLM and its kin).
+
+Each function reads a stock ``config.json`` and its tensors (numpy, no torch) and writes the states of all tokens,
+``[B, T, D]``, into a ``GraphBuilder``. Formulas follow ``transformers`` class for class; the tests compare them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto
+
+from diffembed.errors import ModelError
+from diffembed.models.graph import MS, GraphBuilder
+
+Array = npt.NDArray[Any]
+Tensors = Callable[[str], Array]
+
+
+def qwen3_states(g: GraphBuilder, config: dict[str, Any], tensor: Tensors, embedded: str) -> str:
+    """Qwen3 read in both directions (``Qwen3Model`` with ``is_causal`` false), final norm included.
+
+    Args:
+        g: takes the nodes.
+        config: stock ``config.json``.
+        tensor: gives a weight by its stock name without ``model.``.
+        embedded: token embeddings ``[B, T, D]``, float32.
+    """
+    _require(config, "hidden_act", "silu")
+    _require(config, "attention_bias", False)
+    if config.get("use_sliding_window"):
+        raise ModelError("the ONNX export reads whole sequences, this config asks for use_sliding_window; turn it off")
+    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0)}
+    if rope.get("rope_type", "default") != "default":
+        raise ModelError(
+            f"rope_type {rope['rope_type']!r} is not exported to ONNX, only 'default' is; use runtime='torch'"
+        )
+    heads, kv_heads = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
+    head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
+    eps = float(config["rms_norm_eps"])
+
+    def norm(x: str, name: str) -> str:
+        inputs = [x, g.constant(name, tensor(name))]
+        return g.add("SimplifiedLayerNormalization", inputs, axis=-1, epsilon=eps, stash_type=1)
+
+    frequencies = float(rope["rope_theta"]) ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    positions = g.add("Cast", [g.positions("input_ids")], to=TensorProto.FLOAT)
+    angles = g.add("Mul", [g.reshape(positions, [-1, 1]), g.constant("rope_frequencies", frequencies)])
+    cos, sin = g.add("Cos", [angles]), g.add("Sin", [angles])
+    first = g.constant("first_position", [0], np.int64)
+    mask = g.add("Cast", ["attention_mask"], to=TensorProto.INT32)
+
+    def rotated(x: str, name: str, count: int) -> str:
+        """Per-head norm, then rotary. The norm forgets a positive factor, so the product before it may keep one."""
+        per_head = norm(g.reshape(x, [0, 0, count, head_dim]), name)
+        flat = g.reshape(per_head, [0, 0, count * head_dim])
+        return g.add("RotaryEmbedding", [flat, first, cos, sin], domain=MS, interleaved=0)
+
+    def shared_heads(x: str) -> str:
+        """Grouped attention: each key / value head stands once for every query head that reads it."""
+        if heads == kv_heads:
+            return x
+        apart = g.reshape(x, [0, 0, kv_heads, 1, head_dim])
+        copies = g.constant("head_copies", [1, 1, 1, heads // kv_heads, 1], np.int64)
+        return g.reshape(g.add("Expand", [apart, copies]), [0, 0, heads * head_dim])
+
+    residual = embedded
+    normed = norm(embedded, "layers.0.input_layernorm.weight")
+    layers = int(config["num_hidden_layers"])
+    for i in range(layers):
+        at = f"layers.{i}.self_attn."
+        q, k = (
+            rotated(
+                g.linear_unscaled(normed, f"{at}{p}_proj", tensor(f"{at}{p}_proj.weight")), f"{at}{p}_norm.weight", n
+            )
+            for p, n in (("q", heads), ("k", kv_heads))
+        )
+        v = g.linear(normed, f"{at}v_proj", tensor(f"{at}v_proj.weight"))
+        attended = g.add(
+            "MultiHeadAttention", [q, shared_heads(k), shared_heads(v), "", mask], domain=MS, num_heads=heads
+        )
+        attended = g.linear(attended, f"{at}o_proj", tensor(f"{at}o_proj.weight"))
+        normed, residual = _skip_rms(g, attended, residual, f"layers.{i}.post_attention_layernorm.weight", tensor, eps)
+        mlp = f"layers.{i}.mlp."
+        gate = g.linear(normed, mlp + "gate_proj", tensor(mlp + "gate_proj.weight"))
+        up = g.linear(normed, mlp + "up_proj", tensor(mlp + "up_proj.weight"))
+        gated = g.add("Mul", [g.add("QuickGelu", [gate], domain=MS, alpha=1.0), up])  # alpha 1: x * sigmoid(x)
+        down = g.linear(gated, mlp + "down_proj", tensor(mlp + "down_proj.weight"))
+        following = f"layers.{i + 1}.input_layernorm.weight" if i + 1 < layers else "norm.weight"
+        normed, residual = _skip_rms(g, down, residual, following, tensor, eps)
+    return normed
+
+
+def bert_states(g: GraphBuilder, config: dict[str, Any], tensor: Tensors, embedded: str) -> str:
+    """BERT encoder (``BertModel`` without its pooler); segment 0 everywhere.
+
+    Args:
+        g: takes the nodes.
+        config: stock ``config.json``.
+        tensor: gives a weight by its stock name without ``bert.``.
+        embedded: word embeddings ``[B, T, D]``, float32.
+    """
+    _require(config, "hidden_act", "gelu")
+    _require(config, "position_embedding_type", "absolute")
+    heads, eps = int(config["num_attention_heads"]), float(config["layer_norm_eps"])
+    places = tensor("embeddings.position_embeddings.weight") + tensor("embeddings.token_type_embeddings.weight")[:1]
+    added = g.add("Gather", [g.constant("places", places), g.positions("input_ids")])
+    x = g.add("Add", [embedded, added])
+    norm = [g.constant(f"embeddings.LayerNorm.{p}", tensor(f"embeddings.LayerNorm.{p}")) for p in ("weight", "bias")]
+    x = g.add("LayerNormalization", [x, *norm], axis=-1, epsilon=eps)
+    mask = g.add("Cast", ["attention_mask"], to=TensorProto.INT32)
+
+    def weights(name: str) -> tuple[str, Array]:
+        return name, tensor(name + ".weight")
+
+    def skip(value: str, residual: str, bias: str, name: str) -> str:
+        parts = [g.constant(n, tensor(n)) for n in (f"{name}.weight", f"{name}.bias", f"{bias}.bias")]
+        return g.add("SkipLayerNormalization", [value, residual, *parts], domain=MS, epsilon=eps)
+
+    for i in range(int(config["num_hidden_layers"])):
+        at = f"encoder.layer.{i}.attention."
+        names = [f"{at}self.{part}" for part in ("query", "key", "value")]
+        q, k, v = (g.linear(x, *weights(name)) for name in names)
+        bias = g.constant(f"{at}self.bias", np.concatenate([tensor(name + ".bias") for name in names]))
+        attended = g.add("MultiHeadAttention", [q, k, v, bias, mask], domain=MS, num_heads=heads)
+        attended = g.linear(attended, *weights(at + "output.dense"))
+        x = skip(attended, x, at + "output.dense", at + "output.LayerNorm")
+        wide = f"encoder.layer.{i}.intermediate.dense"
+        inner = g.linear(x, *weights(wide))
+        inner = g.add("BiasGelu", [inner, g.constant(wide + ".bias", tensor(wide + ".bias"))], domain=MS)
+        out = f"encoder.layer.{i}.output"
+        x = skip(g.linear(inner, *weights(out + ".dense")), x, out + ".dense", out + ".LayerNorm")
+    return x
+
+
+def _skip_rms(g: GraphBuilder, x: str, residual: str, name: str, tensor: Tensors, eps: float) -> tuple[str, str]:
+    """``(norm(x + residual), x + residual)`` in one node."""
+    inputs = [x, residual, g.constant(name, tensor(name))]
+    normed = g.add("SkipSimplifiedLayerNormalization", inputs, domain=MS, outputs=4, epsilon=eps)
+    return normed, f"{normed}_3"
+
+
+def _require(config: dict[str, Any], key: str, value: object) -> None:
+    found = config.get(key, value)
+    if found != value:
+        raise ModelError(f"the ONNX export knows {key} {value!r}, this config has {found!r}; use runtime='torch'")
+
+
+STATES: dict[str, Callable[[GraphBuilder, dict[str, Any], Tensors, str], str]] = {
+    "qwen3": qwen3_states,
+    "bert": bert_states,
+}
+PREFIXES = {"qwen3": "model.", "bert": "bert."}  # of weights saved with a head; stripped
+TOKEN_TABLES = {"qwen3": "embed_tokens.weight", "bert": "embeddings.word_embeddings.weight"}

@@ -1,0 +1,119 @@
+"""Packed attention: sequences end to end, no padding between them, registered with ``transformers``.
+
+A backbone whose config says ``_attn_implementation = "diffembed_packed"`` runs ``packed_attention`` in every layer.
+The caller passes a ``PackingPlan`` as the model's ``packing`` keyword; ``transformers`` hands it down untouched. Rows
+never see another sequence, because each sequence is attended on its own: sequences of similar length share one
+fused call, padded only inside that call and only as far as the longest of the group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from diffembed.text.batching import IntArray
+
+PACKED = "diffembed_packed"
+_LENGTH_STEP = 16  # sequences whose lengths round up to the same multiple share one fused call
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Sequences of one rounded length.
+
+    ``rows_BL`` are packed token numbers (padding repeats a sequence's last token); ``mask`` ``[B, 1, 1, L]`` is true
+    where a key is real, ``None`` when nothing is padded; ``kept`` are the positions of the real tokens in the
+    flattened ``rows_BL``.
+    """
+
+    rows_BL: Tensor
+    mask: Tensor | None
+    kept: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PackingPlan:
+    """Which packed tokens attend to which, worked out once a batch and used by every layer."""
+
+    groups: tuple[_Group, ...]
+    order: Tensor  # [tokens] position of each packed token in the concatenation of the groups' kept tokens
+
+
+def plan_packing(cu_seqlens: IntArray, device: torch.device | str = "cpu") -> PackingPlan:
+    """Group the sequences of a packed batch by length.
+
+    Args:
+        cu_seqlens: ``[sequences + 1]`` as in ``PackedBatch``.
+        device: where the index tensors go.
+    """
+    starts, lengths = cu_seqlens[:-1], np.diff(cu_seqlens)
+    if len(lengths) == 0 or int(lengths.min()) < 1:
+        raise ValueError("packed attention needs at least one sequence, and at least one token in each")
+    rounded = -(-lengths // _LENGTH_STEP) * _LENGTH_STEP
+    groups, kept_rows = [], []
+    for step in np.unique(rounded):
+        members = np.flatnonzero(rounded == step)
+        width = int(lengths[members].max())
+        columns = np.arange(width)[None, :]
+        real = columns < lengths[members][:, None]
+        rows = starts[members][:, None] + np.minimum(columns, lengths[members][:, None] - 1)
+        kept_rows.append(rows[real])
+        mask = None if real.all() else torch.from_numpy(real)[:, None, None, :].to(device)
+        kept = torch.from_numpy(np.flatnonzero(real.ravel())).to(device)
+        groups.append(_Group(torch.from_numpy(rows).to(device), mask, kept))
+    order = np.empty(int(cu_seqlens[-1]), dtype=np.int64)
+    order[np.concatenate(kept_rows)] = np.arange(order.shape[0])
+    return PackingPlan(tuple(groups), torch.from_numpy(order).to(device))
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packing: PackingPlan,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Block-diagonal attention over packed tokens; causal inside a sequence unless ``config.is_causal`` is false.
+
+    Args:
+        query: ``[1, heads, tokens, head_dim]``; ``key`` and ``value`` ``[1, kv_heads, tokens, head_dim]``.
+        packing: the batch's plan; ``attention_mask`` is not used.
+
+    Returns:
+        ``[1, tokens, heads, head_dim]`` and no weights, as ``transformers`` expects.
+    """
+    causal = bool(getattr(module.config, "is_causal", True))
+    q_THC, k_TKC, v_TKC = (x[0].transpose(0, 1) for x in (query, key, value))
+    outputs = []
+    for group in packing.groups:
+        q, k, v = (x[group.rows_BL].transpose(1, 2) for x in (q_THC, k_TKC, v_TKC))
+        mask = group.mask
+        if causal and mask is not None:
+            width = group.rows_BL.shape[1]
+            mask = mask & torch.ones(width, width, dtype=torch.bool, device=mask.device).tril()
+        out = scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            mask,
+            dropout,
+            is_causal=causal and mask is None,
+            scale=scaling,
+            enable_gqa=k.shape[1] != q.shape[1],
+        )
+        outputs.append(out.transpose(1, 2).flatten(0, 1)[group.kept])
+    return torch.cat(outputs)[packing.order][None], None
+
+
+AttentionInterface.register(PACKED, packed_attention)

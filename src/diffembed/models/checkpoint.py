@@ -1,0 +1,337 @@
+"""The model directory: what it holds, how it is written so that a kill cannot break it, how it is read.
+
+Everything in it is JSON, safetensors or ONNX. ``diffembed.json`` (``ModelConfig``) says how vectors are made; beside
+it stand a stock ``config.json`` + ``model.safetensors``, the tokenizer, and the small files that let
+``sentence_transformers.SentenceTransformer(path)`` load the same directory. Reading needs no torch; ``save_model`` and
+``load_backbone`` do. No remote code is ever run: a config with ``auto_map`` is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from diffembed.errors import MissingExtraError, ModelError
+from diffembed.models.files import atomic_directory, check_safetensors
+from diffembed.vectors.quantize import QUANTIZERS, Quantizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedModel
+
+FORMAT = 1
+CONFIG_FILE = "diffembed.json"
+WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
+TORCH_HINT = "this needs torch and transformers; add them with: pip install 'diffembed[train]'"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """``diffembed.json``: how a model directory turns text into vectors.
+
+    Attributes:
+        name: what the model is called.
+        dims: trained widths, ascending; the last is the hidden size.
+        contextual: chunks of a document are read together (late chunking).
+        quantizer: ``tanh-int8`` (trained through) or ``none``.
+        normalize: float32 output of a ``none`` model has length 1.
+        max_tokens: longest sequence, prefix and suffix included.
+        eot_token_id: stands between the chunks of a document and is not pooled.
+        prefix_ids, suffix_ids: put around every sequence and pooled with it (``[CLS]`` and ``[SEP]`` of a BERT).
+        manifest: what the weights were made from: recipe, data, seeds, versions, steps, parents.
+    """
+
+    name: str
+    dims: tuple[int, ...]
+    max_tokens: int
+    mask_token_id: int | None
+    pad_token_id: int
+    eot_token_id: int
+    contextual: bool = False
+    pooling: Literal["mean"] = "mean"
+    quantizer: Quantizer = "tanh-int8"
+    normalize: bool = False
+    prefix_ids: tuple[int, ...] = ()
+    suffix_ids: tuple[int, ...] = ()
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The text of ``diffembed.json``."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str = CONFIG_FILE) -> ModelConfig:
+        """Parse and check ``diffembed.json``.
+
+        Raises:
+            ModelError: not JSON, another format number, a key unknown or missing, a value that makes no sense.
+        """
+        data = _parse_object(text, source)
+        found = data.pop("format", None)
+        if found != FORMAT:
+            raise ModelError(
+                f"{source} has format {found!r}, this version reads format {FORMAT}; export the model again"
+            )
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise ModelError(f"{source} has unknown keys {', '.join(unknown)}; use the diffembed version that wrote it")
+        for name in ("dims", "prefix_ids", "suffix_ids"):
+            if name in data:
+                data[name] = tuple(data[name])
+        try:
+            config = cls(**data)
+        except TypeError:
+            absent = sorted({"name", "dims", "max_tokens", "mask_token_id", "pad_token_id", "eot_token_id"} - set(data))
+            raise ModelError(f"{source} lacks {', '.join(absent)}; export or save the model again") from None
+        config._check(source)
+        return config
+
+    def _check(self, source: str) -> None:
+        if not self.dims or list(self.dims) != sorted(set(self.dims)) or self.dims[0] < 1:
+            raise ModelError(f"{source} has dims {list(self.dims)}; they must be positive and ascending")
+        if self.pooling != "mean" or self.quantizer not in QUANTIZERS:
+            raise ModelError(
+                f"{source} asks for pooling {self.pooling!r} and quantizer {self.quantizer!r}; "
+                f"known are pooling 'mean' and quantizer {' or '.join(map(repr, QUANTIZERS))}"
+            )
+        room = self.max_tokens - len(self.prefix_ids) - len(self.suffix_ids)
+        if room < 1:
+            raise ModelError(f"{source} has max_tokens {self.max_tokens}, which leaves no room for text; correct it")
+
+
+def read_model_config(path: str | Path) -> ModelConfig:
+    """Check a model directory and read its ``diffembed.json``, without torch.
+
+    Checks that ``diffembed.json``, ``config.json``, ``tokenizer.json`` and ``model.safetensors`` are there and whole
+    (JSON parses, the weights file is as long as its header says), and that special tokens lie inside the table.
+
+    Raises:
+        ModelError: names the file and the mend.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise ModelError(f"model directory {root} does not exist; give a directory, a hub id or 'default'")
+    if not (root / CONFIG_FILE).exists():
+        if (root / "modules.json").exists() or (root / "config.json").exists():
+            raise ModelError(
+                f"{root} has no {CONFIG_FILE}; it looks like a sentence-transformers directory: "
+                f"convert it with: diffembed export {root} --into DIR"
+            )
+        raise ModelError(f"{root} is not a model directory: {CONFIG_FILE} is missing; copy the whole directory again")
+    config = ModelConfig.from_json(_read_text(root / CONFIG_FILE), str(root / CONFIG_FILE))
+    stock = read_stock_config(root)
+    _parse_object(_read_text(root / TOKENIZER_FILE), str(root / TOKENIZER_FILE))
+    check_safetensors(root / WEIGHTS_FILE)
+    hidden, vocab = stock.get("hidden_size"), stock.get("vocab_size")
+    if config.dims[-1] != hidden:
+        raise ModelError(
+            f"{root}: widest dims {config.dims[-1]} is not hidden_size {hidden} of config.json; save it again"
+        )
+    special = {"mask": config.mask_token_id, "pad": config.pad_token_id, "eot": config.eot_token_id}
+    for name, token in special.items():
+        if token is not None and not 0 <= token < int(vocab or 0):
+            raise ModelError(f"{root}: {name}_token_id {token} lies outside the embedding table of {vocab} rows")
+    return config
+
+
+def read_stock_config(root: Path) -> dict[str, Any]:
+    """``config.json`` as a dict; refuses one that asks for remote code (``auto_map``)."""
+    data = _parse_object(_read_text(root / "config.json"), str(root / "config.json"))
+    if "auto_map" in data:
+        raise ModelError(
+            f"{root / 'config.json'} has auto_map: it asks to run code from the model directory, which is never done; "
+            "use a model of a stock architecture"
+        )
+    return data
+
+
+def save_model(
+    path: str | Path,
+    backbone: PreTrainedModel,
+    tokenizer: Tokenizer,
+    config: ModelConfig,
+    *,
+    dtype: Literal["float32", "float16"] = "float32",
+    card: str | None = None,
+) -> Path:
+    """Write a model directory in one step: whole or not at all, also under ``kill -9``.
+
+    Args:
+        path: the directory to make; one that exists is replaced.
+        tokenizer: written as ``tokenizer.json``.
+        config: written as ``diffembed.json``.
+        backbone: a stock base model (or one with a head on a ``base_model``, whose head is tied and left out).
+        dtype: how the weights stand on disk; models load as float32 either way.
+        card: text of ``README.md``; a few lines about the config when absent.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    base = backbone.base_model
+    stock: dict[str, Any] = base.config.to_dict()  # type: ignore[union-attr, operator]
+    hidden = int(stock["hidden_size"])
+    if config.dims[-1] != hidden:
+        raise ModelError(
+            f"dims end at {config.dims[-1]} but the backbone is {hidden} wide; the last width must be equal"
+        )
+    for private in ("auto_map", "_name_or_path", "_attn_implementation", "torch_dtype"):
+        stock.pop(private, None)
+    stock |= {"is_causal": False, "dtype": "float32", "architectures": [type(base).__name__]}
+    on_disk = getattr(torch, dtype)
+    tensors = {name: t.detach().to("cpu", on_disk).contiguous() for name, t in base.state_dict().items()}
+
+    target = Path(path)
+    with atomic_directory(target) as folder:
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it readable by its owner only
+        _write_json(folder / "config.json", stock)
+        tokenizer.save(str(folder / TOKENIZER_FILE))
+        _write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer, config))
+        (folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
+        write_sentence_transformers_files(folder, config)
+        if config.quantizer == "tanh-int8":
+            (folder / "2_Dense").mkdir(exist_ok=True)
+            save_file(
+                {"linear.weight": torch.eye(hidden, dtype=torch.float16)},
+                folder / "2_Dense" / WEIGHTS_FILE,
+                metadata={"format": "pt"},
+            )
+        (folder / "README.md").write_text(card or default_card(config), encoding="utf-8")
+    return target
+
+
+def load_backbone(path: str | Path, *, attn_implementation: str = "sdpa") -> PreTrainedModel:
+    """The stock ``transformers`` model of a directory: float32, bidirectional, in eval mode, no remote code.
+
+    Raises:
+        ModelError: a file is missing, truncated or asks for remote code; tensors do not fit the architecture.
+        MissingExtraError: torch is not installed.
+    """
+    root = Path(path)
+    stock = read_stock_config(root)
+    check_safetensors(root / WEIGHTS_FILE)
+    try:
+        import torch
+        from transformers import AutoConfig, AutoModel
+    except ImportError:
+        raise MissingExtraError(TORCH_HINT) from None
+    config = AutoConfig.from_pretrained(root, trust_remote_code=False, local_files_only=True)
+    config.is_causal = False
+    try:
+        model, report = AutoModel.from_pretrained(
+            root,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attn_implementation,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"the weights of {root} do not load as {stock.get('model_type')}: {first}") from error
+    # A pooler that the checkpoint lacks is never used; anything else missing would be random numbers.
+    if missing := sorted(k for k in report["missing_keys"] if not k.startswith("pooler.")):
+        raise ModelError(
+            f"{root / WEIGHTS_FILE} lacks {len(missing)} tensors, first {missing[0]}; copy or save it again"
+        )
+    for module in model.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = False
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The directory's tokenizer, ready for user text.
+
+    Truncation and padding saved in the file are switched off (limits are the encoder's), and special tokens written
+    in a text are read as plain characters: no input can mask, separate or end itself.
+    """
+    from tokenizers import Tokenizer
+
+    file = Path(path) / TOKENIZER_FILE
+    text = _read_text(file)
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ModelError(f"{file} is not a tokenizer that this version reads ({error}); copy it again") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def write_sentence_transformers_files(folder: Path, config: ModelConfig) -> None:
+    """``modules.json`` and its folders: mean pooling, then tanh (identity ``Dense``) or normalisation."""
+    hidden = config.dims[-1]
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    if config.quantizer == "tanh-int8":
+        modules.append(("2_Dense", "Dense"))
+    if config.normalize:
+        modules.append((f"{len(modules)}_Normalize", "Normalize"))
+    entries = [
+        {"idx": i, "name": str(i), "path": sub, "type": f"sentence_transformers.models.{kind}"}
+        for i, (sub, kind) in enumerate(modules)
+    ]
+    _write_json(folder / "modules.json", entries)
+    for sub, _ in modules[1:]:
+        (folder / sub).mkdir(exist_ok=True)
+    pooling = {"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
+    _write_json(folder / "1_Pooling" / "config.json", pooling)
+    if config.quantizer == "tanh-int8":
+        dense = {
+            "in_features": hidden,
+            "out_features": hidden,
+            "bias": False,
+            "activation_function": "torch.nn.modules.activation.Tanh",
+        }
+        _write_json(folder / "2_Dense" / "config.json", dense)
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": config.max_tokens, "do_lower_case": False})
+    _write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine", "prompts": {}})
+
+
+def default_card(config: ModelConfig) -> str:
+    """A short ``README.md`` for a directory that nobody has described yet."""
+    return (
+        "---\nlibrary_name: diffembed\npipeline_tag: feature-extraction\n"
+        "tags: [sentence-transformers, feature-extraction]\n---\n\n"
+        f"# {config.name}\n\n"
+        f"Widths: {', '.join(map(str, config.dims))}. Tokens: up to {config.max_tokens}. "
+        f"Pooling: {config.pooling}. Quantizer: {config.quantizer}. "
+        f"Contextual: {'yes' if config.contextual else 'no'}.\n\n"
+        f'```python\nfrom diffembed import Encoder\nEncoder.load("PATH").encode_documents(["a text"])\n```\n'
+    )
+
+
+def _tokenizer_config(tokenizer: Tokenizer, config: ModelConfig) -> dict[str, Any]:
+    named = {"pad_token": config.pad_token_id, "eos_token": config.eot_token_id, "mask_token": config.mask_token_id}
+    tokens = {name: tokenizer.id_to_token(i) for name, i in named.items() if i is not None}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.max_tokens, **tokens}
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ModelError(f"{file} is missing; copy the whole model directory again") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file} cannot be read ({error}); copy it again") from None
+
+
+def _parse_object(text: str, source: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ModelError(f"{source} is not whole JSON (line {error.lineno}: {error.msg}); copy it again") from None
+    if not isinstance(data, dict):
+        raise ModelError(f"{source} holds {type(data).__name__}, an object was expected; copy it again")
+    return data
+
+
+def _write_json(file: Path, data: object) -> None:
+    file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

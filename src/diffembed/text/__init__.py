@@ -1,0 +1,1 @@
+"""What a model reads: files, chunks, packed batches of token ids."""

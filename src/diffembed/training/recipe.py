@@ -1,0 +1,230 @@
+"""Recipes: a training run as one TOML file, read into frozen dataclasses; an unknown key is an error.
+
+A recipe names a tokenizer, a model shape and stages; each stage names its parent (the stage before it by default).
+Everything that decides the weights stands here, so the hash of a stage and its parents says what a checkpoint is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from diffembed.errors import RecipeError
+
+StageKind = Literal["causal", "diffusion", "pair"]
+PRETRAINING: tuple[str, ...] = ("causal", "diffusion")
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Where a run lives, and how it computes. Paths are relative to the recipe's own folder."""
+
+    name: str
+    output: str
+    data_root: str
+    seed: int = 0
+    threads: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    save_seconds: float = 300.0
+    log_every: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerConfig:
+    """A byte-level BPE tokenizer trained on a sample of the corpus."""
+
+    vocab_size: int
+    paths: tuple[str, ...]
+    max_characters: int = 40_000_000
+    lowercase: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """A Qwen3-shaped decoder."""
+
+    hidden_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    max_tokens: int = 2048
+    rope_theta: float = 10_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConfig:
+    """One source of a stage.
+
+    ``text``: documents (JSONL files, or the corpora of BEIR folders). ``pairs``: judged pairs of BEIR folders, train
+    split. ``spans``: pairs cut out of one document: a short span of a window against the window, from which the span
+    is taken out with probability ``remove_span``.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    kind: Literal["text", "pairs", "spans"] = "text"
+    weight: float = 1.0
+    query_tokens: int = 64
+    document_tokens: int = 192
+    batch: int = 0
+    remove_span: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class StageConfig:
+    """One stage: an objective, its data, its optimiser.
+
+    ``batch`` counts tokens for ``causal`` and ``diffusion`` and pairs for ``pair``; a source may ask for another.
+    ``micro_tokens`` bounds the tokens of one forward pass.
+    """
+
+    name: str
+    kind: StageKind
+    steps: int
+    batch: int
+    lr: float
+    source: tuple[SourceConfig, ...]
+    parent: str = ""
+    sequence_tokens: int = 256
+    micro_tokens: int = 8192
+    warmup: int = 20
+    decay_share: float = 0.3
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    betas: tuple[float, ...] = (0.9, 0.98)
+    shift: bool = True
+    temperature: float = 0.02
+    margin: float = 0.1
+    dims: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreConfig:
+    """Development sets that the run scores after every stage (nDCG@10, int8, dev split)."""
+
+    sets: tuple[str, ...] = ()
+    untrained: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """Where the finished model goes, and in which form."""
+
+    into: str = ""
+    dtype: Literal["float32", "float16"] = "float32"
+    fp32_onnx: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A whole run."""
+
+    run: RunConfig
+    tokenizer: TokenizerConfig
+    model: ModelShape
+    stage: tuple[StageConfig, ...]
+    score: ScoreConfig = ScoreConfig()
+    export: ExportConfig = ExportConfig()
+
+    def parent_of(self, stage: StageConfig) -> StageConfig | None:
+        """The stage whose weights this one starts from; ``None``: fresh weights."""
+        names = [s.name for s in self.stage]
+        if stage.parent:
+            return self.stage[names.index(stage.parent)]
+        at = names.index(stage.name)
+        return self.stage[at - 1] if at else None
+
+    def fingerprint(self, stage: StageConfig) -> str:
+        """Hash of everything that decides this stage's weights: tokenizer, shape, seed, it and its parents."""
+        chain: list[Any] = []
+        current: StageConfig | None = stage
+        while current is not None:
+            chain.append(asdict(current))
+            current = self.parent_of(current)
+        decides = [self.run.seed, self.run.data_root, asdict(self.tokenizer), asdict(self.model), chain]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises:
+        RecipeError: no such file, not TOML, a key unknown or missing, a value of the wrong type or out of range.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"recipe {path} does not exist; runs/ holds the ones that come with diffembed") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{path} is not a readable TOML file: {error}") from None
+    recipe: Recipe = _build(Recipe, data, f"{path}", "")
+    _check(recipe, str(path))
+    return recipe
+
+
+def _build(cls: Any, data: Any, path: str, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: [{where}] must be a table")
+    hints = typing.get_type_hints(cls)
+    names = {f.name: f for f in fields(cls)}
+    place = f"[{where}]" if where else "the recipe"
+    if unknown := sorted(set(data) - set(names)):
+        raise RecipeError(f"{path}: unknown key '{unknown[0]}' in {place}; known: {', '.join(sorted(names))}")
+    absent = [n for n, f in names.items() if n not in data and f.default is MISSING and f.default_factory is MISSING]
+    if absent:
+        raise RecipeError(f"{path}: {place} lacks '{absent[0]}'")
+    return cls(**{n: _value(hints[n], v, path, f"{where}.{n}" if where else n) for n, v in data.items()})
+
+
+def _value(hint: Any, value: Any, path: str, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if is_dataclass(hint):
+        return _build(hint, value, path, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise RecipeError(f"{path}: '{where}' must be a list")
+        return tuple(_value(arguments[0], v, path, where) for v in value)
+    if origin is Literal:
+        if value not in arguments:
+            raise RecipeError(f"{path}: '{where}' is {value!r}; expected one of {', '.join(map(repr, arguments))}")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, types.UnionType) or not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise RecipeError(f"{path}: '{where}' is {value!r}; expected {getattr(hint, '__name__', hint)}")
+    return value
+
+
+def _check(recipe: Recipe, path: str) -> None:
+    names = [s.name for s in recipe.stage]
+    if not names or len(set(names)) != len(names):
+        raise RecipeError(f"{path}: stages need names of their own, and there must be at least one; found {names}")
+    wanted = {"causal": {"text"}, "diffusion": {"text"}, "pair": {"pairs", "spans"}}
+    for at, stage in enumerate(recipe.stage):
+        if stage.parent and stage.parent not in names[:at]:
+            raise RecipeError(
+                f"{path}: stage '{stage.name}' names parent '{stage.parent}', which is not an earlier stage"
+            )
+        if min(stage.steps, stage.batch, stage.micro_tokens, stage.sequence_tokens) < 1 or stage.lr <= 0:
+            raise RecipeError(f"{path}: stage '{stage.name}' needs steps, batch, tokens and lr above 0")
+        for source in stage.source:
+            if source.kind not in wanted[stage.kind]:
+                raise RecipeError(
+                    f"{path}: stage '{stage.name}' ({stage.kind}) cannot read source '{source.name}' of kind "
+                    f"'{source.kind}'; expected {' or '.join(sorted(wanted[stage.kind]))}"
+                )
+        if not stage.source or any(s.weight <= 0 for s in stage.source):
+            raise RecipeError(f"{path}: stage '{stage.name}' needs sources with weights above 0")
+        if bad := [d for d in stage.dims if not 0 < d <= recipe.model.hidden_size or d % 8]:
+            raise RecipeError(
+                f"{path}: stage '{stage.name}' has dims {bad[0]}; widths are multiples of 8 up to hidden_size "
+                f"{recipe.model.hidden_size}"
+            )

@@ -1,0 +1,1 @@
+"""What a model writes: vectors, their quantized forms and how to compare them."""

@@ -1,0 +1,201 @@
+"""The verbs of the command line: each calls one public function and shows what it returns.
+
+``cli.py`` says which options there are, this file what they do, ``console.py`` how it looks. Libraries are imported
+inside the verbs: a search should not wait for the modules of training.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffembed import console
+from diffembed.errors import DiffembedError, ModelError
+
+if TYPE_CHECKING:
+    from diffembed.evaluation.tasks import Split
+    from diffembed.vectors.embeddings import VectorDtype
+
+_NAMED = 3  # files named for each reason why some were left out
+
+
+def search(query: str, paths: Sequence[Path], *, top: int, model: str, as_json: bool) -> None:
+    """``diffembed search``."""
+    from diffembed.index import search_paths
+
+    start = time.perf_counter()
+    with console.progress("indexing") as tick:
+        report = search_paths(query, paths, top=top, model=model, progress=tick)
+    if as_json:
+        seconds = time.perf_counter() - start
+        console.emit_json({"query": query, "seconds": seconds, **_plain(report)})
+        return
+    _remark_refresh(report.refresh)
+    console.show_hits(report.hits)
+    if not report.hits:
+        console.remark("no hits: the index holds no text")
+
+
+def index(paths: Sequence[Path], into: Path, *, model: str, as_json: bool) -> None:
+    """``diffembed index``."""
+    from diffembed.index import index_paths
+
+    with console.progress("indexing") as tick:
+        report = index_paths(paths, into, model=model, progress=tick)
+    if as_json:
+        console.emit_json({"index": str(into), **_plain(report)})
+        return
+    _remark_refresh(report, always=True)
+
+
+def encode(
+    source: str, output: Path, *, dtype: VectorDtype, dims: int | None, model: str, truncate: bool, as_json: bool
+) -> None:
+    """``diffembed encode``."""
+    from diffembed.encode_file import encode_file
+
+    with console.progress("encoding") as tick:
+        report = encode_file(source, output, model=model, dtype=dtype, dims=dims, truncate=truncate, progress=tick)
+    if as_json:
+        console.emit_json(_plain(report))
+        return
+    console.remark(str(report))
+
+
+def train(recipe: Path, *, only_pretraining: bool, resume: bool, as_json: bool) -> None:
+    """``diffembed pretrain`` and ``diffembed train``."""
+    from diffembed.training.recipe import PRETRAINING
+    from diffembed.training.run import run_recipe
+
+    report = run_recipe(recipe, kinds=PRETRAINING if only_pretraining else None, resume=resume)
+    if as_json:
+        console.emit_json(_plain(report))
+        return
+    scores = {stage: found["ndcg@10"] for stage, found in report.stages.items() if "ndcg@10" in found}
+    if scores:
+        console.emit("nDCG@10 after each stage (dev queries, int8)\n")
+        sets = list(dict.fromkeys(name for found in scores.values() for name in found))
+        rows = [[name, *(found.get(name, "") for found in scores.values())] for name in sets]
+        console.emit(console.table(["set", *scores], rows))
+    console.remark(f"the model is in {report.model}")
+
+
+def evaluate_retrieval(
+    data: Path, *, model: str, split: Split, dtype: VectorDtype | None, dims: int | None, as_json: bool
+) -> None:
+    """``diffembed evaluate retrieval``."""
+    from diffembed.evaluation import evaluate_retrieval as evaluate
+
+    with console.progress("encoding") as tick:
+        report = evaluate(data, model=model, split=split, dtype=dtype, dims=dims, progress=tick)
+    if as_json:
+        console.emit_json(report.to_dict())
+        return
+    rows: list[tuple[str, object]] = [*report.scores.items()]
+    rows += [("queries", report.queries), ("documents", report.documents), ("truncated", report.truncated)]
+    rows += [("seconds", round(report.seconds, 2)), ("tokens/s", round(report.tokens_per_second))]
+    vectors = "bm25" if report.dims == 0 else f"{report.model}, {report.dtype}, {report.dims} dims"
+    console.emit(f"{report.data} ({report.split} queries): {vectors}{', chunks read together' * report.contextual}\n")
+    console.emit("\n".join(f"{name:<12}{_number(value):>10}" for name, value in rows))
+
+
+def export(model: str, into: Path, *, as_json: bool) -> None:
+    """``diffembed export``."""
+    from diffembed.models.export import export_onnx
+
+    written = export_onnx(Path(model), into)
+    files = {p.relative_to(into).as_posix(): p.stat().st_size for p in sorted(into.rglob("*")) if p.is_file()}
+    if as_json:
+        console.emit_json({"model": str(written), "files": files})
+        return
+    console.remark(f"wrote {into}: {len(files)} files, {sum(files.values()) / 1e6:.1f} MB")
+
+
+def models(folders: Sequence[Path], *, as_json: bool) -> None:
+    """``diffembed models``."""
+    from diffembed.doctor import BUNDLED, default_cache
+    from diffembed.errors import InputError
+
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder; give model directories or folders that hold some")
+    places = [("default", BUNDLED)] if (BUNDLED / "diffembed.json").exists() else []
+    found = {p.parent for root in (default_cache() / "models", *folders) for p in root.glob("**/diffembed.json")}
+    places += [(str(path), path) for path in sorted(found)]
+    rows = [_describe(label, path) for label, path in places]
+    if as_json:
+        console.emit_json({"models": rows})
+        return
+    if not rows:
+        console.remark("no models: this install has no embedded one, and none was found in the cache or in a DIR given")
+        return
+    keys = ("model", "name", "dims", "max_tokens", "contextual", "megabytes", "state")
+    console.emit(console.table(keys, [[_number(row[key]) for key in keys] for row in rows]))
+
+
+def doctor(*, as_json: bool) -> None:
+    """``diffembed doctor``: leaves with exit code 1 when something needed is broken."""
+    from diffembed.doctor import diagnose
+
+    diagnosis = diagnose()
+    if as_json:
+        console.emit_json(diagnosis.to_json())
+    else:
+        for finding in diagnosis.findings:
+            console.emit(f"{finding.status:<7} {finding.name}: {console.printable(finding.detail)}")
+            if finding.mend:
+                console.emit(f"        mend: {console.printable(finding.mend)}")
+    if not diagnosis.healthy:
+        broken = [finding.name for finding in diagnosis.findings if finding.status == "broken"]
+        sys.stdout.flush()
+        raise DiffembedError(f"broken: {', '.join(broken)}; the lines with 'mend' above say what to do")
+
+
+def _describe(label: str, path: Path) -> dict[str, Any]:
+    from diffembed.models.checkpoint import read_model_config
+
+    megabytes = round(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6, 1)
+    row: dict[str, Any] = {"model": label, "path": str(path), "megabytes": megabytes}
+    try:
+        config = read_model_config(path)
+    except ModelError as error:
+        return row | {"name": "", "dims": [], "max_tokens": 0, "contextual": False, "state": str(error)}
+    row |= {"name": config.name, "dims": list(config.dims), "max_tokens": config.max_tokens}
+    return row | {"contextual": config.contextual, "state": "ok"}
+
+
+def _remark_refresh(report: Any, *, always: bool = False) -> None:
+    """What reading the files came to: on stderr, and only if there is something to say."""
+    added, changed, removed = len(report.added), len(report.changed), len(report.removed)
+    if always or added or changed or removed:
+        console.remark(f"files: {added} added, {changed} changed, {removed} removed, {report.unchanged} unchanged")
+    left_out: dict[str, list[str]] = {}
+    for path, reason in report.skipped:
+        left_out.setdefault(reason, []).append(console.shown_path(path))
+    for path in report.truncated:
+        left_out.setdefault("the end of a piece longer than the model reads", []).append(console.shown_path(path))
+    for reason, found in left_out.items():
+        more = f" and {len(found) - _NAMED} more (--json lists them)" if len(found) > _NAMED else ""
+        console.remark(f"left out, {reason}: {', '.join(found[:_NAMED])}{more}")
+
+
+def _plain(report: Any) -> dict[str, Any]:
+    """A report as plain values: by its own ``to_dict`` where it has one."""
+    if hasattr(report, "to_dict"):
+        return dict(report.to_dict())
+    plain: dict[str, Any] = asdict(report)
+    return plain
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 1 else f"{value:,.2f}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return "/".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,143 @@
+"""kill -9 at random moments: what is committed stays, nothing is half there, and the next run goes on."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffembed.index import Index
+from diffembed.index.catalog import Catalog
+
+ROUNDS = 12
+FILES = 40
+SOURCE = Path(__file__).parents[2] / "src"
+
+INDEXER = """
+import sys
+sys.path[:0] = [{here!r}, {source!r}]
+from fake_encoder import FakeEncoder
+from diffembed.index import refresh, store
+refresh.BATCH_CHUNKS = 4
+store.MERGE_ABOVE_SEGMENTS = 3
+print("ready", flush=True)
+refresh.refresh_index(refresh.Path({into!r}), [{library!r}], encoder=FakeEncoder(delay=0.001), chunk_tokens=24)
+print("done", flush=True)
+"""
+
+
+def state(into: Path, encoder: Any) -> list[tuple[Any, ...]]:
+    """Everything that a user can see of an index, without the numbers of chunks."""
+    with Index.open(into) as index:
+        seen = []
+        for query in ("number seven of many", "owls hunt at night", "雪の下"):
+            hits = index.search(query, top=1000, encoder=encoder)
+            assert len(hits) == len(index)
+            seen += sorted((h.path.name, h.line_start, h.text, h.best_sentence, h.score) for h in hits)
+        assert len(list((into / "segments").iterdir())) == len(index._catalog.segments())
+        return seen
+
+
+def write_files(library: Path, chance: random.Random, version: int) -> None:
+    library.mkdir(exist_ok=True)
+    for number in chance.sample(range(FILES), FILES // 2 if version else FILES):
+        path = library / f"{number}.txt"
+        if version and chance.random() < 0.2:
+            path.unlink(missing_ok=True)
+            continue
+        lines = [f"Paragraph {k} of file {number}, version {version}, about owls and snow." for k in range(6)]
+        path.write_text("\n\n".join(lines), encoding="utf-8")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a POSIX signal")
+def test_kill_at_random_moments(tmp_path: Path, encoder: Any) -> None:
+    seed = int(os.environ.get("DIFFEMBED_CRASH_SEED", "0")) or random.SystemRandom().randrange(10**6)
+    print(f"DIFFEMBED_CRASH_SEED={seed}")  # shown by pytest when the test fails
+    chance = random.Random(seed)
+    library, into = tmp_path / "library", tmp_path / "index"
+    write_files(library, chance, 0)
+    code = INDEXER.format(here=str(Path(__file__).parent), source=str(SOURCE), into=str(into), library=str(library))
+    killed = 0
+    committed = 0
+    for round_number in range(ROUNDS):
+        if round_number % 4 == 3:
+            write_files(library, chance, round_number)
+            committed = 0  # documents may now go as well as come
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(chance.uniform(0.0, 0.25))
+        process.send_signal(signal.SIGKILL)
+        ended, errors = process.communicate()
+        assert errors == ""
+        killed += "done" not in ended
+        if Catalog.exists(into):
+            with Index.open(into) as index:
+                hits = index.search("paragraph of a file", top=10_000, encoder=encoder)
+                assert len(hits) == len(index)
+                documents = len(index.documents)
+                # every document is there whole
+                assert len(index) == sum(1 for _ in hits)
+                counts: dict[str, int] = {}
+                for hit in hits:
+                    counts[hit.path.name] = counts.get(hit.path.name, 0) + 1
+                assert len(set(counts.values())) <= 1
+            assert documents >= committed, "a committed batch was lost"
+            committed = documents
+    assert killed >= ROUNDS // 3, "the kills came too late to test anything"
+
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    clean = tmp_path / "clean"
+    Index.build([library], clean, encoder=encoder, chunk_tokens=24).close()
+    assert state(into, encoder) == state(clean, encoder)
+
+
+def test_a_full_disk_leaves_the_index_as_it_was(
+    library: Path, tmp_path: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffembed.errors import IndexStoreError
+    from diffembed.index import segments
+
+    into = tmp_path / "index"
+    Index.build([library], into, encoder=encoder).close()
+    before = state(into, encoder)
+    (library / "more.txt").write_text("More text.")
+
+    def full(path: Path, write: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(segments, "write_durably", full)
+        with pytest.raises(IndexStoreError, match=r"No space left on device.*the index is as it was before"):
+            Index.build([library], into, encoder=encoder)
+    assert state(into, encoder) == before
+    Index.build([library], into, encoder=encoder).close()
+    assert len(state(into, encoder)) > len(before)
+
+
+def test_two_processes_write(library: Path, tmp_path: Path, encoder: Any) -> None:
+    """One of them does the work, the other is refused in one line or finds nothing to do."""
+    into = tmp_path / "index"
+    code = INDEXER.format(here=str(Path(__file__).parent), source=str(SOURCE), into=str(into), library=str(library))
+    code = code.replace("delay=0.001", "delay=0.05")
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    ends = [process.communicate() for process in processes]
+    assert sorted(process.returncode for process in processes) in ([0, 0], [0, 1])
+    for process, (_, errors) in zip(processes, ends, strict=True):
+        if process.returncode:
+            assert "is being written by process" in errors.strip().splitlines()[-1]
+    Index.build([library], tmp_path / "clean", encoder=encoder, chunk_tokens=24).close()
+    assert state(into, encoder) == state(tmp_path / "clean", encoder)

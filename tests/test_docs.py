@@ -1,0 +1,90 @@
+"""What the documents say is so: README examples run, commands parse, links lead somewhere, recipe keys are named."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from diffembed.cli import app
+from diffembed.doctor import BUNDLED
+
+REPO = Path(__file__).parents[1]
+README = (REPO / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "line", [line for block in blocks("bash") for line in block.splitlines() if line.startswith("diffembed ")]
+)
+def test_readme_command_parses(line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    command: Any = typer.main.get_command(app)
+    context = command.make_context("diffembed", [], resilient_parsing=True)
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    assert command.make_context("example", words, parent=context)
+
+
+@pytest.mark.skipif(not (BUNDLED / "diffembed.json").exists(), reason="the embedded model has not been trained yet")
+@pytest.mark.parametrize("code", blocks("python"), ids=str.split)
+def test_readme_python_runs(code: str, tmp_path: Path) -> None:
+    code = code.replace('Path("samples")', f"Path({str(REPO / 'docs')!r})")  # as real, and smaller
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(REPO / "src"), "XDG_CACHE_HOME": str(tmp_path), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    missing = []
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if "bundled" in target and not (BUNDLED / "diffembed.json").exists():
+            continue
+        if not target.startswith("http") and not (document.parent / target).exists():
+            missing.append(target)
+    assert missing == []
+
+
+def test_every_recipe_key_is_documented() -> None:
+    from diffembed.training import recipe
+
+    said = (REPO / "docs" / "formats.md").read_text(encoding="utf-8").partition("## Recipe")[2]
+    named = set(re.findall(r"`(\w+)`", said))
+    tables = [
+        recipe.RunConfig,
+        recipe.TokenizerConfig,
+        recipe.ModelShape,
+        recipe.StageConfig,
+        recipe.SourceConfig,
+        recipe.ScoreConfig,
+        recipe.ExportConfig,
+    ]
+    keys = {f.name for table in tables for f in fields(table)} - {"source"}
+    assert keys - named == set()
+
+
+def test_every_key_of_a_model_is_documented() -> None:
+    from diffembed.models.checkpoint import ModelConfig
+
+    said = (REPO / "docs" / "formats.md").read_text(encoding="utf-8")
+    assert {f.name for f in fields(ModelConfig)} - set(re.findall(r"`(\w+)`", said)) == set()

@@ -1,0 +1,112 @@
+"""Whole runs: what they leave, how they go on after kill -9, and that they learn."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.training.conftest import write_run
+
+from diffembed.encoder import Encoder
+from diffembed.errors import RecipeError, TrainingError
+from diffembed.models.checkpoint import read_model_config
+from diffembed.training.recipe import PRETRAINING
+from diffembed.training.run import run_recipe
+
+RUN = "import sys, pathlib, diffembed.training.run as run; run.run_recipe(pathlib.Path(sys.argv[1]))"
+
+
+def _quiet(_: str) -> None:
+    pass
+
+
+def _weights(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_a_whole_run_leaves_a_model_that_encodes(recipe_path: Path) -> None:
+    report = run_recipe(recipe_path, report=_quiet)
+    assert set(report.stages) == {"untrained", "base", "diffusion", "pairs"}
+    assert all("set" in scores["ndcg@10"] for scores in report.stages.values())
+    assert set(report.stages["diffusion"]) == {"held_out_before", "held_out_after", "ndcg@10"}
+    config = read_model_config(report.model)
+    assert config.dims == (16, 32)
+    assert [x["stage"] for x in config.manifest["earlier"]] == ["base", "diffusion"]
+    vectors = Encoder.load(report.model).encode_documents(["an owl by the river"], dtype="int8", dims=16)
+    assert vectors.values.shape == (1, 16) and vectors.values.dtype == np.int8
+    out = recipe_path.parent / "out"
+    assert not list(out.glob("*/state")), "the state of a complete stage is removed"
+    before = _weights(out / "pairs" / "model")
+    lines: list[str] = []
+    run_recipe(recipe_path, report=lines.append)  # nothing is done twice
+    assert sum("complete, skipped" in x for x in lines) == 3
+    assert _weights(out / "pairs" / "model") == before
+
+
+def test_pretrain_stops_before_pairs(recipe_path: Path) -> None:
+    report = run_recipe(recipe_path, kinds=PRETRAINING, report=_quiet)
+    assert report.model.endswith(os.path.join("diffusion", "model"))
+    assert not (recipe_path.parent / "out" / "pairs").exists()
+
+
+def test_a_changed_recipe_is_refused(recipe_path: Path) -> None:
+    run_recipe(recipe_path, kinds=PRETRAINING, report=_quiet)
+    text = recipe_path.read_text(encoding="utf-8")
+    recipe_path.write_text(text.replace("lr = 1e-2", "lr = 2e-2"), encoding="utf-8")
+    with pytest.raises(RecipeError, match="made by another recipe"):
+        run_recipe(recipe_path, kinds=PRETRAINING, report=_quiet)
+    recipe_path.write_text(text.replace("vocab_size = 300", "vocab_size = 301"), encoding="utf-8")
+    with pytest.raises(RecipeError, match="trained by another recipe"):
+        run_recipe(recipe_path, kinds=PRETRAINING, report=_quiet)
+
+
+def test_kill_and_resume_gives_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+    whole = write_run(tmp_path / "whole", save_seconds=0)
+    run_recipe(whole, report=_quiet)
+    cut = write_run(tmp_path / "cut", save_seconds=0)
+    log = tmp_path / "cut" / "out" / "pairs" / "log.jsonl"
+    for lines in (2, 5):  # kill -9 in the middle of the last stage, twice
+        process = subprocess.Popen([sys.executable, "-c", RUN, str(cut)], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if log.is_file() and len(log.read_text(encoding="utf-8").splitlines()) >= lines:
+                break
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run_recipe(cut, report=_quiet)
+    for stage in ("base", "diffusion", "pairs"):
+        a, b = (tmp_path / name / "out" / stage / "model" for name in ("whole", "cut"))
+        assert _weights(a) == _weights(b), stage
+    rows = [json.loads(x) for x in log.read_text(encoding="utf-8").splitlines()]
+    assert [r["step"] for r in rows] == list(range(8)), "the log has every step once"
+    other = (tmp_path / "whole" / "out" / "pairs" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [r["loss"] for r in rows] == [json.loads(x)["loss"] for x in other]
+
+
+def test_thirty_steps_learn(tmp_path: Path) -> None:
+    recipe = write_run(tmp_path, diffusion_steps=30, pair_steps=30)
+    report = run_recipe(recipe, report=_quiet)
+    before, after = (report.stages["diffusion"][f"held_out_{x}"] for x in ("before", "after"))
+    assert set(before) == {"mask_0.1", "mask_0.3", "mask_0.5", "mask_0.7", "mask_0.9", "elbo_nats_per_token"}
+    for name in before:
+        assert after[name] < before[name] - 0.3, name
+    rows = [json.loads(x) for x in (tmp_path / "out" / "pairs" / "log.jsonl").read_text().splitlines()]
+    judged = [r["loss"] for r in rows if r["source"] == "judged"]
+    assert np.mean(judged[-4:]) < 0.8 * np.mean(judged[:4])
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_batch(recipe_path: Path) -> None:
+    text = recipe_path.read_text(encoding="utf-8").replace("temperature", "")
+    recipe_path.write_text(text.replace("dims = [16, 32]", "dims = [16, 32]\ntemperature = 1e-45"), encoding="utf-8")
+    with pytest.raises(TrainingError, match="stage 'pairs', step 0, .*'source': .*lower lr"):
+        run_recipe(recipe_path, report=_quiet)
+    assert not (recipe_path.parent / "out" / "pairs" / "model").exists()
