@@ -201,7 +201,7 @@ def collect(
 
 
 def metrics_of(sets: Sequence[DataSet], table: dict[str, dict[str, dict[str, Any]]]) -> dict[str, float]:
-    """Flat metrics: every score, and per group the means and the ratio to bm25 on the sets that both have."""
+    """Flat metrics: every score; per group the means of the models that have all of it, and each ratio to bm25."""
     metrics: dict[str, float] = {}
     labels = list(dict.fromkeys(label for row in table.values() for label in row))
     for data in sorted(sets, key=lambda data: (GROUPS.index(data.group), data.name)):
@@ -217,8 +217,11 @@ def metrics_of(sets: Sequence[DataSet], table: dict[str, dict[str, dict[str, Any
             if not scored:
                 continue
             metrics[f"mean-{group}.{label}.sets"] = len(scored)
-            for name in MEASURES:
-                metrics[f"mean-{group}.{label}.{name}"] = _mean(table, scored, label, name)
+            if len(scored) == len(
+                members
+            ):  # a mean over fewer sets would stand beside means that it does not compare to
+                for name in MEASURES:
+                    metrics[f"mean-{group}.{label}.{name}"] = _mean(table, scored, label, name)
             both = [name for name in scored if "bm25" in table[name]]
             if both and label != "bm25":
                 ratio = _mean(table, both, label, HEAD) / _mean(table, both, "bm25", HEAD)
@@ -294,8 +297,8 @@ def run(args: argparse.Namespace) -> int:
     shown = chosen if args.quick else sets
     metrics = metrics_of(shown, collect(shown, cache.entries().values(), args.split))
     notes = (
-        f"Split {args.split}, whole corpora. Means are over the sets that the model was scored on (metric `sets`); "
-        "to-bm25 is mean nDCG@10 over bm25's mean on the sets that both have. "
+        f"Split {args.split}, whole corpora. A group's mean stands only for models scored on all of its sets (`sets` says "
+        "on how many); to-bm25 is mean nDCG@10 over bm25's mean on the sets that both have. "
         "truncated counts inputs cut to the model's limit."
     )
     result = make_result(args.name, metrics, notes=notes, packages=("bm25s", "pytrec-eval-terrier"))

@@ -108,6 +108,7 @@ def test_ratio_uses_the_sets_that_both_have(quality: ModuleType) -> None:
     assert metrics["mean-english.bm25.ndcg@10"] == pytest.approx(0.6)
     assert metrics["mean-english.ours.to-bm25"] == pytest.approx(0.75)
     assert metrics["mean-english.ours.sets"] == 1
+    assert "mean-english.ours.ndcg@10" not in metrics  # it lacks a set, so it does not compare to bm25's mean
 
 
 def test_bad_arguments(quality: ModuleType, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

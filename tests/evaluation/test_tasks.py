@@ -91,7 +91,7 @@ def test_gzip_is_the_same(write: Writer) -> None:
 
 
 def test_a_line_separator_inside_a_text_is_no_new_line(write: Writer) -> None:
-    corpus = [{"_id": "d1", "text": "one\u2028two\x85three"}, *CORPUS[1:]]
+    corpus: list[dict[str, object]] = [{"_id": "d1", "text": "one\u2028two\x85three"}, *CORPUS[1:]]
     assert load_beir(write(corpus=lines(corpus))).texts[0] == "one\u2028two\x85three"
 
 

@@ -332,7 +332,7 @@ def test_an_index_inside_what_is_read_is_left_out(library: Path, encoder: Any) -
     run(library / "my.index", [library], encoder)
     report = run(library / "my.index", [library], encoder)
     assert (report.unchanged, report.chunks, report.added) == (5, 0, ())
-    assert [(path.name, reason) for path, reason in report.skipped] == [("my.index", "an index made by diffembed")]
+    assert [(path.name, reason) for path, reason in report.excluded] == [("my.index", "an index made by diffembed")]
 
 
 def test_an_emptied_folder_empties_the_index(library: Path, tmp_path: Path, encoder: Any) -> None:

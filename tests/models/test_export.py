@@ -141,3 +141,13 @@ def test_unusable_sentence_transformers_directory(
     with pytest.raises(ModelError, match=message):
         export_onnx(source, tmp_path / "into")
     assert not (tmp_path / "into").exists()
+
+
+def test_integer_products_fit_sixteen_bits() -> None:
+    """Without VNNI, processors add two products of an unsigned and a signed byte in 16 bits and saturate."""
+    from diffembed.models.graph import WEIGHT_LIMIT, quantize_weight
+
+    integers, scale = quantize_weight(np.random.default_rng(0).normal(size=(32, 8)).astype(np.float32))
+    assert np.abs(integers).max() == WEIGHT_LIMIT
+    assert 2 * 255 * WEIGHT_LIMIT <= 2**15 - 1
+    assert scale.shape == (8,)

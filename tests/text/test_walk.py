@@ -53,6 +53,19 @@ def test_gitignore_the_nearest_rule_decides(tmp_path: Path) -> None:
     assert skipped(tmp_path)["build"] == "excluded by .gitignore"
 
 
+def test_an_ignore_file_is_for_searching_only_and_has_the_last_word(tmp_path: Path) -> None:
+    make(tmp_path, "a.txt", "b.txt", "c.txt")
+    (tmp_path / ".gitignore").write_text("a.txt\nb.txt\n")
+    (tmp_path / ".ignore").write_text("!a.txt\nc.txt\n")
+    assert found(tmp_path) == ["a.txt"]
+    assert skipped(tmp_path) == {
+        ".gitignore": "hidden file",
+        ".ignore": "hidden file",
+        "b.txt": "excluded by .gitignore",
+        "c.txt": "excluded by .ignore",
+    }
+
+
 def test_gitignore_above_the_root_counts_inside_a_work_tree_only(tmp_path: Path) -> None:
     make(tmp_path, "repo/src/a.txt", "repo/src/a.tmp")
     (tmp_path / "repo/.gitignore").write_text("*.tmp\n")

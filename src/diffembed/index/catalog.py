@@ -126,7 +126,7 @@ def _explained(folder: Path, error: sqlite3.Error) -> IndexStoreError:
 
 
 class Catalog:
-    """An open catalog. Not to be shared between threads."""
+    """An open catalog, for one thread at a time."""
 
     def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
         self.folder = folder
@@ -191,7 +191,7 @@ class Catalog:
     @staticmethod
     def _connect(path: Path) -> sqlite3.Connection:
         if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
-            db = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS)
+            db = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False)
             try:
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute("PRAGMA synchronous=FULL")
@@ -203,7 +203,8 @@ class Catalog:
         # On a read-only disk nobody writes, and WAL's shared memory could not be made.
         from urllib.parse import quote
 
-        return sqlite3.connect(f"file:{quote(str(path))}?immutable=1", uri=True, isolation_level=None)
+        uri = f"file:{quote(str(path))}?immutable=1"
+        return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
     def close(self) -> None:
         """Close the file; the catalog cannot be used afterwards."""

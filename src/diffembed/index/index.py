@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,7 @@ class Index:
         self.path = path
         self.settings: Settings = catalog.settings()
         self._catalog = catalog
+        weakref.finalize(self, catalog.close)
         self._snapshot: Snapshot | None = None
         self._generation = -1
         self._encoder: TextEncoder | None = None

@@ -22,7 +22,7 @@ from diffembed.index.encoding import Progress, TextEncoder, check_model, encode_
 from diffembed.index.store import Store, check_folder, open_store
 from diffembed.text.chunking import chunk_document
 from diffembed.text.readers import MAX_FILE_BYTES, UnreadableFile, is_text_format, read_source, too_large
-from diffembed.text.walk import FileEntry, Skipped, resolve_roots, walk
+from diffembed.text.walk import Excluded, FileEntry, Skipped, resolve_roots, walk
 
 CHUNK_TOKENS = 256
 BATCH_CHUNKS = 2048
@@ -37,7 +37,8 @@ class RefreshReport:
     Attributes:
         added, changed, removed: files by what happened to their text.
         unchanged: how many files were as the index had them.
-        skipped: files and folders left out, each with its reason.
+        skipped: files that could not be read as text, each with its reason.
+        excluded: files and folders left out by a rule (hidden, ignore files, links), each with the rule.
         truncated: files with a chunk of which the model could not read all.
         chunks: how many chunks were encoded.
         seconds: how long it took.
@@ -48,6 +49,7 @@ class RefreshReport:
     removed: tuple[Path, ...] = ()
     unchanged: int = 0
     skipped: tuple[Skipped, ...] = ()
+    excluded: tuple[Skipped, ...] = ()
     truncated: tuple[Path, ...] = ()
     chunks: int = 0
     seconds: float = 0.0
@@ -60,6 +62,7 @@ class RefreshReport:
             "removed": [str(path) for path in self.removed],
             "unchanged": self.unchanged,
             "skipped": [{"path": str(path), "reason": reason} for path, reason in self.skipped],
+            "excluded": [{"path": str(path), "reason": reason} for path, reason in self.excluded],
             "truncated": [str(path) for path in self.truncated],
             "chunks": self.chunks,
             "seconds": self.seconds,
@@ -129,7 +132,7 @@ def refresh_index(
             work.run(store)
     report = work.report(time.perf_counter() - start)
     if require_text and not (report.added or report.changed or report.unchanged):
-        raise InputError(_no_text(paths, report.skipped))
+        raise InputError(_no_text(paths, report.skipped + report.excluded))
     return report
 
 
@@ -207,7 +210,8 @@ class _Work:
             changed=tuple(self.changed),
             removed=tuple(map(Path, self.plan.vanished)),
             unchanged=self.plan.unchanged,
-            skipped=tuple(sorted(self.plan.skipped)),
+            skipped=tuple(sorted(s for s in self.plan.skipped if not isinstance(s, Excluded))),
+            excluded=tuple(sorted(s for s in self.plan.skipped if isinstance(s, Excluded))),
             truncated=tuple(self.truncated),
             chunks=self.chunks,
             seconds=seconds,

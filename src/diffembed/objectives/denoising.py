@@ -108,13 +108,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         compute = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_ND.dtype
         table = table_VD.to(compute)
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
-        grad_hidden = torch.empty_like(hidden_ND)
-        grad_table = torch.zeros_like(table_VD)
+        learning = any(ctx.needs_input_grad[:2])
+        grad_hidden = torch.empty_like(hidden_ND) if learning else hidden_ND
+        grad_table = torch.zeros_like(table_VD) if learning else table_VD
         for start in range(0, hidden_ND.shape[0], chunk):
             part = slice(start, start + chunk)
             hidden, targets, weights = hidden_ND[part].to(compute), targets_N[part], weights_N[part]
             log_probs = torch.log_softmax((hidden @ table.T).float(), dim=-1)
             total -= (log_probs.gather(1, targets[:, None])[:, 0] * weights).sum()
+            if not learning:
+                continue
             grad = log_probs.exp_()
             grad[torch.arange(len(targets), device=grad.device), targets] -= 1.0
             grad = (grad * weights[:, None]).to(compute)

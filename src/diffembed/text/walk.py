@@ -1,7 +1,8 @@
-"""From paths to files: walks folders, honours ``.gitignore``, and says why it leaves a file out.
+"""From paths to files: walks folders, honours ``.gitignore`` and ``.ignore``, and says why it leaves a file out.
 
 The walk only looks at names and file types; whether a file's content can be read is for ``readers.py`` to say.
-Whatever is left out is yielded as ``Skipped`` with its reason, a folder once and not file by file.
+Whatever is left out is yielded with its reason, a folder once and not file by file: as ``Excluded`` where a rule says
+so, as plain ``Skipped`` where a file could not be read.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ class Skipped(NamedTuple):
     reason: str
 
 
+class Excluded(Skipped):
+    """Left out by a rule: hidden, listed in an ignore file, a link, an index of ours."""
+
+    __slots__ = ()
+
+
 def resolve_roots(paths: Sequence[str | Path]) -> list[Path]:
     """Absolute paths, each once, a path inside another one left to that one.
 
@@ -69,8 +76,9 @@ def walk(roots: Iterable[Path]) -> Iterator[FileEntry | Skipped]:
     """Every file under ``roots`` (absolute, as ``resolve_roots`` gives them), in the order of their names.
 
     Left out, with a reason: hidden files and folders, what ``.gitignore`` excludes (the rules of the enclosing git work
-    tree included), symbolic links, sockets and the like, indexes of diffembed, names that are not UTF-8. A root itself
-    is always read, also when it is hidden or excluded: the caller named it.
+    tree included), what ``.ignore`` excludes (the same rules for search tools only, as other ones read them), symbolic
+    links, sockets and the like, indexes of diffembed, names that are not UTF-8. A root itself is always read, also when
+    it is hidden or excluded: the caller named it.
     """
     for root in roots:
         if root.is_dir():
@@ -81,7 +89,8 @@ def walk(roots: Iterable[Path]) -> Iterator[FileEntry | Skipped]:
                 yield entry
 
 
-_Rules = list[tuple[Path, "GitIgnoreSpec"]]
+_IGNORE_FILES = (".gitignore", ".ignore")  # the later one has the last word
+_Rules = list[tuple[Path, str, "GitIgnoreSpec"]]
 
 
 def _walk_folder(folder: Path, rules: _Rules) -> Iterator[FileEntry | Skipped]:
@@ -93,15 +102,14 @@ def _walk_folder(folder: Path, rules: _Rules) -> Iterator[FileEntry | Skipped]:
         return
     names = {entry.name for entry in found}
     if INDEX_MARKER in names:
-        yield Skipped(folder, "an index made by diffembed")
+        yield Excluded(folder, "an index made by diffembed")
         return
-    if ".gitignore" in names:
-        rules = [*rules, *_read_rules(folder)]
+    rules = [*rules, *_read_rules(folder, [name for name in _IGNORE_FILES if name in names])]
     for entry in found:
         path = folder / entry.name
-        reason = _reason_to_skip(entry, path, rules)
-        if reason is not None:
-            yield Skipped(path, reason)
+        left_out = _left_out(entry, path, rules)
+        if left_out is not None:
+            yield left_out
         elif entry.is_dir(follow_symlinks=False):
             yield from _walk_folder(path, rules)
         else:
@@ -109,20 +117,21 @@ def _walk_folder(folder: Path, rules: _Rules) -> Iterator[FileEntry | Skipped]:
             yield file if file is not None else Skipped(path, "vanished while the folder was read")
 
 
-def _reason_to_skip(entry: os.DirEntry[str], path: Path, rules: _Rules) -> str | None:
+def _left_out(entry: os.DirEntry[str], path: Path, rules: _Rules) -> Skipped | None:
     try:
         entry.name.encode()
     except UnicodeEncodeError:
-        return "the file name is not UTF-8; rename it to have it read"
+        return Skipped(path, "the file name is not UTF-8; rename it to have it read")
     is_folder = entry.is_dir(follow_symlinks=False)
     if entry.name.startswith("."):
-        return "hidden folder" if is_folder else "hidden file"
+        return Excluded(path, "hidden folder" if is_folder else "hidden file")
     if entry.is_symlink():
-        return "symbolic link, not followed"
-    if _ignored(path, is_folder, rules):
-        return "excluded by .gitignore"
+        return Excluded(path, "symbolic link, not followed")
+    ignored_by = _ignored_by(path, is_folder, rules)
+    if ignored_by is not None:
+        return Excluded(path, f"excluded by {ignored_by}")
     if not is_folder and not entry.is_file(follow_symlinks=False):
-        return "not a regular file"
+        return Excluded(path, "not a regular file")
     return None
 
 
@@ -134,33 +143,36 @@ def _file_entry(path: Path) -> FileEntry | None:
     return FileEntry(path, info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else None
 
 
-def _ignored(path: Path, is_folder: bool, rules: _Rules) -> bool:
-    # As in git, the nearest .gitignore that has an opinion decides.
-    for base, spec in reversed(rules):
+def _ignored_by(path: Path, is_folder: bool, rules: _Rules) -> str | None:
+    # As in git, the nearest ignore file that has an opinion decides.
+    for base, name, spec in reversed(rules):
         relative = path.relative_to(base).as_posix()
         verdict = spec.check_file(relative + "/" if is_folder else relative).include
         if verdict is not None:
-            return verdict
-    return False
+            return name if verdict else None
+    return None
 
 
 def _enclosing_rules(folder: Path) -> _Rules:
-    """The ``.gitignore`` files above ``folder``, outermost first, if it lies in a git work tree."""
+    """The ignore files above ``folder``, outermost first, if it lies in a git work tree."""
     for top in folder.parents:
         if (top / ".git").exists():
             between = [p for p in reversed(folder.parents) if p == top or top in p.parents]
-            return [rule for parent in between for rule in _read_rules(parent)]
+            return [rule for parent in between for rule in _read_rules(parent, _IGNORE_FILES)]
     return []
 
 
-def _read_rules(folder: Path) -> _Rules:
-    try:
-        lines = (folder / ".gitignore").read_text("utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    from pathspec import GitIgnoreSpec
+def _read_rules(folder: Path, names: Sequence[str]) -> _Rules:
+    rules: _Rules = []
+    for name in names:
+        try:
+            lines = (folder / name).read_text("utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        from pathspec import GitIgnoreSpec  # most folders have no ignore file
 
-    return [(folder, GitIgnoreSpec.from_lines(lines))]
+        rules.append((folder, name, GitIgnoreSpec.from_lines(lines)))
+    return rules
 
 
 def _why(error: BaseException) -> str:

@@ -25,7 +25,7 @@ Objective = Callable[[PackedBatch, np.random.Generator], Targets]
 MASK_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-def held_out_batches(stage: StageConfig, tokenizer: Tokenizer, data_root: Path, texts: int = 128) -> list[PackedBatch]:
+def held_out_batches(stage: StageConfig, tokenizer: Tokenizer, data_root: Path, texts: int = 60) -> list[PackedBatch]:
     """Beginnings of held-out texts, spread evenly over the stage's sources."""
     sequences = []
     for source in stage.source:

@@ -9,6 +9,7 @@ OUTPUT/STAGE/scores.json  held-out losses and nDCG@10 before and after
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -31,6 +32,7 @@ from diffembed.models.embedder import Embedder
 from diffembed.models.quantizer import tanh_int8
 from diffembed.objectives.contrastive import matryoshka, pair_info_nce
 from diffembed.training.batches import PairBatch, StageData
+from diffembed.training.card import model_card
 from diffembed.training.heldout import causal_loss, denoising_losses, held_out_batches
 from diffembed.training.lm import lm_losses
 from diffembed.training.loop import Report, clear_state, settle_machine, train
@@ -97,11 +99,12 @@ class _Run:
         for stage in stages:
             if stage.kind != "pair" or kinds is None:
                 self._stage(stage, tokenizer, resume)
+        names = [UNTRAINED, *(s.name for s in stages)]
+        scores = {n: s for n in names if (s := _read_json(self.output / n / "scores.json"))}
         model = self.output / stages[-1].name / "model"
         if kinds is None:
-            model = self._export(stages[-1], tokenizer)
-        names = [UNTRAINED, *(s.name for s in stages)]
-        return RunReport(str(model), {n: s for n in names if (s := _read_json(self.output / n / "scores.json"))})
+            model = self._export(stages[-1], tokenizer, scores)
+        return RunReport(str(model), scores)
 
     def _tokenizer(self, resume: bool) -> Tokenizer:
         file, mark = self.output / "tokenizer.json", self.output / "tokenizer.recipe.json"
@@ -251,9 +254,10 @@ class _Run:
             return {}
         batches = held_out_batches(stage, tokenizer, self.data_root)
         embedder.eval()
-        if stage.kind == "causal":
-            return causal_loss(embedder, batches)
-        return denoising_losses(embedder, batches, shift=stage.shift)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            if stage.kind == "causal":
+                return causal_loss(embedder, batches)
+            return denoising_losses(embedder, batches, shift=stage.shift)
 
     def _scores(self, stage: StageConfig, folder: Path, scores: dict[str, Any]) -> None:
         if self.recipe.score.sets:
@@ -274,17 +278,15 @@ class _Run:
         scores["mean"] = round(float(np.mean(list(scores.values()))), 4)
         return scores
 
-    def _export(self, stage: StageConfig, tokenizer: Tokenizer) -> Path:
+    def _export(self, stage: StageConfig, tokenizer: Tokenizer, scores: dict[str, dict[str, Any]]) -> Path:
         from diffembed.models.export import export_onnx
 
-        source = self.output / stage.name / "model"
-        config = read_model_config(source)
-        backbone = load_backbone(source)
+        source, export = self.output / stage.name / "model", self.recipe.export
+        config = dataclasses.replace(read_model_config(source), name=self.recipe.run.name)
         self.report(f"export: {self.into}")
-        name = self.recipe.run.name
-        final = ModelConfig(**{**{f: getattr(config, f) for f in config.__slots__}, "name": name})
-        save_model(self.into, backbone, tokenizer, final, dtype=self.recipe.export.dtype)
-        export_onnx(self.into, precisions=("int8", "fp32") if self.recipe.export.fp32_onnx else ("int8",))
+        card = model_card(config, scores, measured=bool(export.into))
+        save_model(self.into, load_backbone(source), tokenizer, config, dtype=export.dtype, card=card)
+        export_onnx(self.into, precisions=("int8", "fp32") if export.fp32_onnx else ("int8",))
         return self.into
 
 
