@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any
 
 from _common import RESULTS, make_result, parser, progress, result_path, write_result
+from diffembed.data.beir import load_beir
 from diffembed.errors import DiffembedError, InputError, MissingExtraError, ModelError
 from diffembed.evaluation.baselines import BM25_B, BM25_K1, WORDS_VERSION, SentenceTransformersEncoder
 from diffembed.evaluation.metrics import MEASURES
 from diffembed.evaluation.retrieval import RetrievalReport, TextEncoder, evaluate_bm25, evaluate_encoder
-from diffembed.evaluation.tasks import load_beir
 
 GROUPS = ("english", "code", "cross-lingual", "other")
 PROGRAMMING = {
@@ -297,8 +297,8 @@ def run(args: argparse.Namespace) -> int:
     shown = chosen if args.quick else sets
     metrics = metrics_of(shown, collect(shown, cache.entries().values(), args.split))
     notes = (
-        f"Split {args.split}, whole corpora. A group's mean stands only for models scored on all of its sets (`sets` says "
-        "on how many); to-bm25 is mean nDCG@10 over bm25's mean on the sets that both have. "
+        f"Split {args.split}, whole corpora. A group's mean stands only for models scored on all of its sets (`sets` "
+        "says on how many); to-bm25 is mean nDCG@10 over bm25's mean on the sets that both have. "
         "truncated counts inputs cut to the model's limit."
     )
     result = make_result(args.name, metrics, notes=notes, packages=("bm25s", "pytrec-eval-terrier"))

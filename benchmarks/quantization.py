@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from _common import parser, progress, report
+from diffembed.data.beir import load_beir
 from diffembed.encoder import Encoder
 from diffembed.evaluation.retrieval import evaluate_encoder
-from diffembed.evaluation.tasks import load_beir
 from diffembed.runtime import Runtime
 from diffembed.text.batching import PackedBatch
 from diffembed.vectors.embeddings import VectorDtype

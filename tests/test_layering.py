@@ -35,7 +35,6 @@ MEANT: dict[tuple[str, str], str] = {
         "training",
         "evaluation",
     ): "a run scores its own model with the evaluation's public function, imported when it does",
-    ("data", "evaluation"): "BEIR folders have one reader, that of the judged tasks",
 }
 TORCH_FREE = [
     "errors",

@@ -17,7 +17,7 @@ from diffembed import console
 from diffembed.errors import DiffembedError, ModelError
 
 if TYPE_CHECKING:
-    from diffembed.evaluation.tasks import Split
+    from diffembed.data.beir import Split
     from diffembed.vectors.embeddings import VectorDtype
 
 _NAMED = 3  # files named for each reason why some were left out

@@ -125,7 +125,7 @@ def test_bad_arguments(quality: ModuleType, data: Path, tmp_path: Path, capsys: 
 def test_result_file(quality: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     import _common
 
-    monkeypatch.setattr(sys, "argv", ["/somewhere/quality.py", "--model", "st:/home/me/model", "--data=/data", "../x"])
+    monkeypatch.setattr(sys, "argv", ["/somewhere/quality.py", "--model", "st:/weights/model", "--data=/data", "../x"])
     assert _common.command() == "python benchmarks/quality.py --model st:model --data=data ../x"
     result = _common.make_result("n", {"a.b": 0.123456789}, notes="x")
     assert result["metrics"] == {"a.b": 0.123457}

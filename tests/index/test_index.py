@@ -160,6 +160,19 @@ def test_orphans_are_removed_at_open_unless_a_writer_is_at_work(index: Index) ->
     assert not orphan.exists()
 
 
+def test_a_read_only_index_can_be_searched(index: Index, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = index.search("owls hunt", top=3)
+    index.close()
+    monkeypatch.setattr("diffembed.index.catalog.os.access", lambda *_: False)
+    before = {path: path.stat().st_mtime_ns for path in index.path.rglob("*")}
+    with Index.open(index.path) as reader:
+        assert reader.search("owls hunt", top=3, encoder=encoder) == expected
+    assert {path: path.stat().st_mtime_ns for path in index.path.rglob("*")} == before
+    (index.path / (CATALOG_NAME + "-wal")).write_bytes(b"left by a killed writer")
+    with pytest.raises(IndexStoreError, match="open it once where it can be written"):
+        Index.open(index.path)
+
+
 def test_not_an_index(tmp_path: Path) -> None:
     with pytest.raises(IndexStoreError, match="is not an index; make one with: diffembed index PATH --into"):
         Index.open(tmp_path)

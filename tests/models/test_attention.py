@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from diffembed.errors import ModelError
+from diffembed.models import attention
 from diffembed.models.attention import PACKED, plan_packing
 from diffembed.models.backbone import build_qwen3, packed_states, probe_direction, require_bidirectional, set_causal
 from diffembed.text.batching import TokenizedSequence, pack
@@ -91,3 +94,16 @@ def test_probe_notices_a_kernel_that_ignores_the_flag() -> None:
 def test_empty_sequences_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one token"):
         plan_packing(np.array([0, 3, 3]))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_bfloat16_on_a_cpu_stays_close_to_float32(causal: bool) -> None:
+    """The short-sequence path of bfloat16 is other arithmetic, not another result."""
+    model, sequences = _model(causal), _sequences()
+    with torch.no_grad():
+        exact = packed_states(model, pack(sequences))
+        with torch.autocast("cpu", torch.bfloat16), patch.object(attention, "scaled_dot_product_attention", None):
+            short = packed_states(model, pack(sequences)).float()
+    assert not torch.equal(exact, short)
+    similarity = torch.nn.functional.cosine_similarity(exact, short, dim=1)
+    assert similarity.min() > 0.999

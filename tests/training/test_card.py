@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from diffembed.models.checkpoint import read_model_config
 from diffembed.training.card import model_card
 from diffembed.training.run import run_recipe

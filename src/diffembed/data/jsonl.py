@@ -42,8 +42,12 @@ def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for where, line in read_lines(path):
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError):
-            raise InputError(f"{where} is not JSON; mend or remove it") from None
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{where} is not JSON ({error.msg} at column {error.colno}); mend or remove the line"
+            ) from error
+        except RecursionError as error:
+            raise InputError(f"{where} is nested too deep to be a record; mend or remove the line") from error
         if not isinstance(row, dict):
-            raise InputError(f"{where} holds {type(row).__name__}, an object was expected; mend or remove it")
+            raise InputError(f"{where} is not a JSON object but {type(row).__name__}; write one object a line")
         yield where, row

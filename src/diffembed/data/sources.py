@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from diffembed.data.beir import load_beir
 from diffembed.data.jsonl import jsonl_file, read_objects
 from diffembed.errors import InputError
-from diffembed.evaluation.tasks import load_beir
 
 HELD_OUT_SHARE = 50  # one text in fifty is kept for measuring language-model loss
 

@@ -1,5 +1,6 @@
 """How good a model is: judged retrieval tasks, exact search, trec_eval's figures, and the baselines to compare with."""
 
+from diffembed.data.beir import RetrievalTask, load_beir, split_of
 from diffembed.evaluation.metrics import MEASURES, score_queries, score_run
 from diffembed.evaluation.retrieval import (
     RetrievalReport,
@@ -8,7 +9,6 @@ from diffembed.evaluation.retrieval import (
     evaluate_encoder,
     evaluate_retrieval,
 )
-from diffembed.evaluation.tasks import RetrievalTask, load_beir, split_of
 
 __all__ = [
     "MEASURES",

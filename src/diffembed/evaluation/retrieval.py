@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from diffembed.data.beir import RetrievalTask, Split, load_beir
 from diffembed.errors import InputError
 from diffembed.evaluation.baselines import Bm25, SentenceTransformersEncoder
 from diffembed.evaluation.metrics import score_run
-from diffembed.evaluation.tasks import RetrievalTask, Split, load_beir
 
 if TYPE_CHECKING:
     from diffembed.vectors.embeddings import Embeddings, VectorDtype
@@ -129,7 +129,7 @@ def evaluate_retrieval(
     dims: int | None = None,
     progress: Progress = None,
 ) -> RetrievalReport:
-    """Score a model on a folder in BEIR layout (see ``diffembed.evaluation.tasks``).
+    """Score a model on a folder in BEIR layout (see ``diffembed.data.beir``).
 
     Args:
         data: the folder.

@@ -200,7 +200,13 @@ class Catalog:
                 db.close()
                 raise
             return db
-        # On a read-only disk nobody writes, and WAL's shared memory could not be made.
+        # On a read-only disk nobody writes, and WAL's shared memory could not be made. Without it SQLite would not see
+        # what a killed writer has left in the journal.
+        journal = path.with_name(path.name + "-wal")
+        if journal.exists() and journal.stat().st_size:
+            raise IndexStoreError(
+                f"{path.parent} cannot be written and holds an unfinished write; open it once where it can be written"
+            )
         from urllib.parse import quote
 
         uri = f"file:{quote(str(path))}?immutable=1"

@@ -16,14 +16,13 @@ two queries about one article can thus be on both sides. Who wants whole article
 
 from __future__ import annotations
 
-import gzip
-import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
+from diffembed.data.jsonl import jsonl_file, read_lines, read_objects
 from diffembed.errors import InputError
 
 Split = Literal["all", "train", "dev"]
@@ -99,8 +98,8 @@ def load_beir(data: Path, split: Split = "all", *, split_by: SplitBy = "query") 
         raise InputError(
             f"{data} is not a folder; give one with corpus.jsonl, queries.jsonl and qrels.tsv (.gz allowed)"
         )
-    documents = _rows(_jsonl(data, "corpus"))
-    queries = _rows(_jsonl(data, "queries"), texts_required=True)
+    documents = _rows(jsonl_file(data, "corpus"))
+    queries = _rows(jsonl_file(data, "queries"), texts_required=True)
     doc_ids, chunk_idx = _chunks(documents)
     qrels, negative = _read_qrels(data, queries, documents)
     excluded = _read_excluded(data, queries, documents)
@@ -149,41 +148,9 @@ class _Row:
     where: str
 
 
-def _jsonl(data: Path, stem: str) -> Path:
-    found = [path for path in (data / f"{stem}.jsonl", data / f"{stem}.jsonl.gz") if path.is_file()]
-    if not found:
-        raise InputError(f"{data} has neither {stem}.jsonl nor {stem}.jsonl.gz; a BEIR folder needs one of them")
-    if len(found) > 1:
-        raise InputError(f"{data} has both {stem}.jsonl and {stem}.jsonl.gz; remove the one that is not meant")
-    return found[0]
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(``file, line N``, text) of every line that is not blank. Split at newlines only: U+2028 is part of a text."""
-    number = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-            for number, line in enumerate(cast("Iterator[bytes]", stream), start=1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                if text.strip():
-                    yield f"{path}, line {number}", text
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}, line {number} is not UTF-8 text ({error.reason}); save the file as UTF-8") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read after line {number}: {error}; is the file whole?") from error
-
-
 def _rows(path: Path, *, texts_required: bool = False) -> dict[str, _Row]:
     rows: dict[str, _Row] = {}
-    for where, line in _lines(path):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{where} is not JSON ({error.msg} at column {error.colno}); mend or remove the line"
-            ) from error
-        if not isinstance(record, dict):
-            raise InputError(f'{where} is not a JSON object; expected {{"_id": ..., "text": ...}}')
+    for where, record in read_objects(path):
         identifier = _identifier(record, "_id", where)
         if identifier is None:
             raise InputError(f'{where} has no "_id"; every row needs one')
@@ -257,7 +224,7 @@ def _read_qrels(
         raise InputError(f"{data} has both qrels.tsv and qrels/*.tsv; remove the one that is not meant")
     seen: dict[tuple[str, str], int] = {}
     for path in files:
-        for order, (where, line) in enumerate(_lines(path)):
+        for order, (where, line) in enumerate(read_lines(path)):
             fields = line.split("\t")
             if len(fields) != 3:
                 raise InputError(f"{where} has {len(fields)} fields; expected query-id TAB corpus-id TAB score")
@@ -285,7 +252,7 @@ def _read_qrels(
 def _read_excluded(data: Path, queries: Mapping[str, _Row], documents: Mapping[str, _Row]) -> dict[str, set[str]]:
     excluded: dict[str, set[str]] = {}
     path = data / "exclude.tsv"
-    for order, (where, line) in enumerate(_lines(path) if path.is_file() else ()):
+    for order, (where, line) in enumerate(read_lines(path) if path.is_file() else ()):
         fields = line.split("\t")
         if len(fields) < 2:
             raise InputError(f"{where} has one field; expected query-id TAB corpus-id")

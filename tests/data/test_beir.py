@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from diffembed.data.beir import RetrievalTask
 from diffembed.errors import InputError
 from diffembed.evaluation import load_beir, split_of
-from diffembed.evaluation.tasks import RetrievalTask
 
 DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 CORPUS: list[dict[str, object]] = [
