@@ -8,6 +8,7 @@ fused call, padded only inside that call and only as far as the longest of the g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,10 +97,10 @@ def packed_attention(
     """
     causal = bool(getattr(module.config, "is_causal", True))
     # Under autocast the norms of query and key leave them in float32 while the value is in the compute type.
-    q_THC, k_TKC, v_TKC = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))
+    padded = [_Unpack.apply(x[0].transpose(0, 1).to(value.dtype), packing) for x in (query, key, value)]  # type: ignore[no-untyped-call]
     outputs = []
-    for group in packing.groups:
-        q, k, v = (x[group.rows_BL].transpose(1, 2) for x in (q_THC, k_TKC, v_TKC))
+    for group, *qkv in zip(packing.groups, *padded, strict=True):
+        q, k, v = (x.transpose(1, 2) for x in qkv)
         mask, width = group.mask, group.rows_BL.shape[1]
         if causal:
             lower = torch.ones(width, width, dtype=torch.bool, device=q.device).tril()
@@ -109,8 +110,50 @@ def packed_attention(
         else:
             grouped = k.shape[1] != q.shape[1]
             out = scaled_dot_product_attention(q, k, v, mask, dropout, scale=scaling, enable_gqa=grouped)
-        outputs.append(out.transpose(1, 2).flatten(0, 1)[group.kept])
-    return torch.cat(outputs)[packing.order][None], None
+        outputs.append(out.transpose(1, 2))
+    result: Tensor = _Repack.apply(packing, *outputs)  # type: ignore[no-untyped-call]
+    return result[None], None
+
+
+def _unpack(x_THC: Tensor, plan: PackingPlan) -> tuple[Tensor, ...]:
+    """``[B, L, heads, head_dim]`` of each group; padding repeats a real row, which no mask lets anyone see."""
+    return tuple(x_THC[group.rows_BL] for group in plan.groups)
+
+
+def _repack(groups: Sequence[Tensor], plan: PackingPlan) -> Tensor:
+    """``[tokens, heads, head_dim]``: the real rows of the groups, in packed order."""
+    kept = [x.flatten(0, 1)[group.kept] for x, group in zip(groups, plan.groups, strict=True)]
+    return torch.cat(kept)[plan.order]
+
+
+class _Unpack(torch.autograd.Function):
+    """Its gradient is a gather, because every token stands in exactly one real place (torch's own would scatter)."""
+
+    @staticmethod
+    def forward(ctx: Any, x_THC: Tensor, plan: PackingPlan) -> tuple[Tensor, ...]:
+        ctx.plan = plan
+        return _unpack(x_THC, plan)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _repack(grads, ctx.plan), None
+
+
+class _Repack(torch.autograd.Function):
+    """The adjoint of ``_Unpack``; padding gets no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: PackingPlan, *groups: Tensor) -> Tensor:
+        ctx.plan = plan
+        return _repack(groups, plan)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grads = _unpack(grad, ctx.plan)
+        for x, group in zip(grads, ctx.plan.groups, strict=True):
+            if group.mask is not None:
+                x.masked_fill_(~group.mask[:, 0, 0, :, None, None], 0.0)
+        return None, *grads
 
 
 def _matmul_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:

@@ -32,8 +32,12 @@ def span_means(states_TD: Tensor, spans: IntArray) -> Tensor:
         lengths.cumsum(0) - lengths, lengths
     )
     tokens = starts[rows] + offsets
+    if rows.shape[0] < states_TD.shape[0] or not bool(
+        (tokens == torch.arange(len(tokens), device=tokens.device)).all()
+    ):
+        states_TD = states_TD[tokens]  # not needed where spans cover the batch; its gradient is a serial scatter
     sums = torch.zeros(len(spans), states_TD.shape[1], dtype=torch.float32, device=states_TD.device)
-    return sums.index_add(0, rows, states_TD[tokens].float()) / lengths[:, None]
+    return sums.index_add(0, rows, states_TD.float()) / lengths[:, None]
 
 
 class Embedder(nn.Module):
