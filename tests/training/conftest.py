@@ -58,6 +58,8 @@ batch = 24
 lr = 1e-2
 warmup = 2
 dims = [16, 32]
+lexical_start = true
+layer_lr = 0.1
 [[stage.source]]
 name = "judged"
 kind = "pairs"

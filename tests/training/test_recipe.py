@@ -30,6 +30,7 @@ def test_shipped_recipes_are_readable(path: Path) -> None:
         ('kind = "spans"', 'kind = "text"', "cannot read source 'spans'"),
         ("dims = [16, 32]", "dims = [16, 64]", "dims 64"),
         ("steps = 4", "steps = 0", "above 0"),
+        ("steps = 4", "steps = 4\nlexical_start = true", "lexical_start is for pair stages"),
         ("[run]", "[run", "not a readable TOML"),
     ],
 )

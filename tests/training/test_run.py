@@ -34,7 +34,7 @@ def _weights(folder: Path) -> str:
 
 def test_a_whole_run_leaves_a_model_that_encodes(recipe_path: Path) -> None:
     report = run_recipe(recipe_path, report=_quiet)
-    assert set(report.stages) == {"untrained", "base", "diffusion", "pairs"}
+    assert list(report.stages) == ["untrained", "base", "diffusion", "pairs-start", "pairs"]
     assert all("set" in scores["ndcg@10"] for scores in report.stages.values())
     assert set(report.stages["diffusion"]) == {"held_out_before", "held_out_after", "ndcg@10"}
     config = read_model_config(report.model)

@@ -216,10 +216,13 @@ def load_backbone(path: str | Path, *, attn_implementation: str = "sdpa") -> Pre
     try:
         import torch
         from transformers import AutoConfig, AutoModel
+        from transformers.utils import logging
     except ImportError:
         raise MissingExtraError(TORCH_HINT) from None
     config = AutoConfig.from_pretrained(root, trust_remote_code=False, local_files_only=True)
     config.is_causal = False
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model, report = AutoModel.from_pretrained(
             root,
@@ -234,6 +237,9 @@ def load_backbone(path: str | Path, *, attn_implementation: str = "sdpa") -> Pre
     except (RuntimeError, ValueError, OSError) as error:
         first = str(error).strip().splitlines()[0]
         raise ModelError(f"the weights of {root} do not load as {stock.get('model_type')}: {first}") from error
+    finally:
+        if bar:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     # A pooler that the checkpoint lacks is never used; anything else missing would be random numbers.
     if missing := sorted(k for k in report["missing_keys"] if not k.startswith("pooler.")):
         raise ModelError(

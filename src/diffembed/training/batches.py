@@ -69,6 +69,19 @@ class StageData:
         cut = sum(len(i) > limit or len(t) > limit * _CHARACTERS_PER_TOKEN for i, t in zip(ids, texts, strict=True))
         return [i[:limit] for i in ids], cut
 
+    def document_frequency(self, texts: int = 24_000) -> tuple[IntArray, int]:
+        """In how many of about ``texts`` documents, drawn evenly from the sources, each token stands; and how many."""
+        share = -(-texts // len(self.sources))
+        counts = np.zeros(self.tokenizer.get_vocab_size(), dtype=np.int64)
+        read = 0
+        for config, source in zip(self.stage.source, self.sources, strict=True):
+            rows = source.rows(0, min(share, len(source)))
+            documents = [row if isinstance(row, str) else row[1] for row in rows]
+            for ids in self._tokenize(documents, config.document_tokens)[0]:
+                counts[np.unique(np.array(ids, dtype=np.int64))] += 1
+            read += len(rows)
+        return counts, read
+
     def text_batches(self, step: int) -> list[PackedBatch]:
         """Micro-batches of one language-model step: windows of ``sequence_tokens`` at random places of texts."""
         stage, choice = self.stage, int(self.choices[step])

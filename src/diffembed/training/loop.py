@@ -42,10 +42,17 @@ def learning_rate(step: int, stage: StageConfig) -> float:
 
 
 def make_optimizer(model: nn.Module, stage: StageConfig) -> torch.optim.AdamW:
-    """Fused AdamW; norms are not decayed."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": stage.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    """Fused AdamW; norms are not decayed, and everything but the token table learns at ``layer_lr`` times the rate."""
+    groups: list[dict[str, Any]] = []
+    for name, parameter in model.named_parameters():
+        scale = 1.0 if name.endswith("embed_tokens.weight") else stage.layer_lr
+        decay = stage.weight_decay if parameter.ndim > 1 else 0.0
+        for group in groups:
+            if (group["scale"], group["weight_decay"]) == (scale, decay):
+                group["params"].append(parameter)
+                break
+        else:
+            groups.append({"params": [parameter], "scale": scale, "weight_decay": decay})
     return torch.optim.AdamW(groups, lr=stage.lr, betas=(stage.betas[0], stage.betas[1]), fused=True)
 
 
@@ -110,7 +117,7 @@ def train(
     for step in range(start, stage.steps):
         rate = learning_rate(step, stage)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         optimizer.zero_grad(set_to_none=True)
         loss_value = 0.0
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

@@ -11,7 +11,7 @@ import json
 import tomllib
 import types
 import typing
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,7 +83,9 @@ class StageConfig:
     """One stage: an objective, its data, its optimiser.
 
     ``batch`` counts tokens for ``causal`` and ``diffusion`` and pairs for ``pair``; a source may ask for another.
-    ``micro_tokens`` bounds the tokens of one forward pass.
+    ``micro_tokens`` bounds the tokens of one forward pass. ``lexical_start`` begins a pair stage from a weighted bag of
+    words (``models/lexical.py``); ``layer_lr`` is the rate of everything but the token table, as a share of ``lr``: the
+    damped layers of such a start would otherwise outgrow the table within a few steps.
     """
 
     name: str
@@ -104,6 +106,8 @@ class StageConfig:
     temperature: float = 0.02
     margin: float = 0.1
     dims: tuple[int, ...] = ()
+    lexical_start: bool = False
+    layer_lr: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +147,16 @@ class Recipe:
         return self.stage[at - 1] if at else None
 
     def fingerprint(self, stage: StageConfig) -> str:
-        """Hash of everything that decides this stage's weights: tokenizer, shape, seed, it and its parents."""
+        """Hash of everything that decides this stage's weights: tokenizer, shape, seed, it and its parents.
+
+        Only what differs from the defaults counts, so that a new option does not disown the checkpoints before it.
+        """
         chain: list[Any] = []
         current: StageConfig | None = stage
         while current is not None:
-            chain.append(asdict(current))
+            chain.append(_chosen(current))
             current = self.parent_of(current)
-        decides = [self.run.seed, self.run.data_root, asdict(self.tokenizer), asdict(self.model), chain]
+        decides = [self.run.seed, self.run.data_root, _chosen(self.tokenizer), _chosen(self.model), chain]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -168,6 +175,15 @@ def read_recipe(path: Path) -> Recipe:
     recipe: Recipe = _build(Recipe, data, f"{path}", "")
     _check(recipe, str(path))
     return recipe
+
+
+def _chosen(config: Any) -> Any:
+    if isinstance(config, tuple):
+        return [_chosen(c) for c in config]
+    if not is_dataclass(config):
+        return config
+    values = {f.name: getattr(config, f.name) for f in fields(config)}
+    return {f.name: _chosen(values[f.name]) for f in fields(config) if values[f.name] != f.default}
 
 
 def _build(cls: Any, data: Any, path: str, where: str) -> Any:
@@ -213,7 +229,10 @@ def _check(recipe: Recipe, path: str) -> None:
             raise RecipeError(
                 f"{path}: stage '{stage.name}' names parent '{stage.parent}', which is not an earlier stage"
             )
-        if min(stage.steps, stage.batch, stage.micro_tokens, stage.sequence_tokens) < 1 or stage.lr <= 0:
+        if (
+            min(stage.steps, stage.batch, stage.micro_tokens, stage.sequence_tokens) < 1
+            or min(stage.lr, stage.layer_lr) <= 0
+        ):
             raise RecipeError(f"{path}: stage '{stage.name}' needs steps, batch, tokens and lr above 0")
         for source in stage.source:
             if source.kind not in wanted[stage.kind]:
@@ -221,6 +240,8 @@ def _check(recipe: Recipe, path: str) -> None:
                     f"{path}: stage '{stage.name}' ({stage.kind}) cannot read source '{source.name}' of kind "
                     f"'{source.kind}'; expected {' or '.join(sorted(wanted[stage.kind]))}"
                 )
+        if stage.lexical_start and stage.kind != "pair":
+            raise RecipeError(f"{path}: stage '{stage.name}' is {stage.kind}; lexical_start is for pair stages")
         if not stage.source or any(s.weight <= 0 for s in stage.source):
             raise RecipeError(f"{path}: stage '{stage.name}' needs sources with weights above 0")
         if bad := [d for d in stage.dims if not 0 < d <= recipe.model.hidden_size or d % 8]:

@@ -29,6 +29,7 @@ from diffembed.models.attention import PACKED
 from diffembed.models.backbone import build_qwen3, probe_direction, require_bidirectional, set_causal
 from diffembed.models.checkpoint import ModelConfig, load_backbone, load_tokenizer, read_model_config, save_model
 from diffembed.models.embedder import Embedder
+from diffembed.models.lexical import lexical_start
 from diffembed.models.quantizer import tanh_int8
 from diffembed.objectives.contrastive import matryoshka, pair_info_nce
 from diffembed.training.batches import PairBatch, StageData
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 UNTRAINED = "untrained"
+START = "-start"  # after a stage's name: its lexical start, before any step
 DEFAULT_DIMS = (64, 128, 256, 512, 768, 1024)
 
 
@@ -99,7 +101,7 @@ class _Run:
         for stage in stages:
             if stage.kind != "pair" or kinds is None:
                 self._stage(stage, tokenizer, resume)
-        names = [UNTRAINED, *(s.name for s in stages)]
+        names = [UNTRAINED, *(n for s in stages for n in (s.name + START, s.name))]
         scores = {n: s for n in names if (s := _read_json(self.output / n / "scores.json"))}
         model = self.output / stages[-1].name / "model"
         if kinds is None:
@@ -156,24 +158,16 @@ class _Run:
             if not (folder / "scores.json").is_file():
                 self._scores(stage, folder, {})
             return
-        parent = self.recipe.parent_of(stage)
-        if parent is None:
-            embedder = self._fresh(tokenizer)
-        else:
-            source = self.output / parent.name / "model"
-            if not source.is_dir():
-                raise RecipeError(
-                    f"stage '{stage.name}' starts from '{parent.name}', which is not complete; run it first"
-                )
-            embedder = Embedder(load_backbone(source, attn_implementation=PACKED))
-        embedder.to(self.device)
-        set_causal(embedder.backbone, stage.kind == "causal")
+        embedder, parent = self._parent(stage, tokenizer), self.recipe.parent_of(stage)
         if stage.kind == "causal":
             if probe_direction(embedder.backbone):
                 raise ModelError(f"stage '{stage.name}' is causal, but a late token changes an early state")
         else:
             require_bidirectional(embedder.backbone)
         data = StageData(stage, tokenizer, self.data_root, self.recipe.run.seed)
+        if stage.lexical_start:
+            lexical_start(embedder.backbone, *data.document_frequency())
+            self._score_start(stage, embedder, tokenizer)
         before = self._held_out(stage, embedder, tokenizer)
         facts = train(
             embedder,
@@ -204,6 +198,28 @@ class _Run:
         save_model(model, embedder.backbone, tokenizer, self._config(f"{self.recipe.run.name}-{stage.name}", manifest))
         self._scores(stage, folder, {"held_out_before": before, "held_out_after": after} if before else {})
         clear_state(folder / "state")
+
+    def _parent(self, stage: StageConfig, tokenizer: Tokenizer) -> Embedder:
+        """What the stage starts from, its mask as the stage needs it."""
+        parent = self.recipe.parent_of(stage)
+        if parent is None:
+            embedder = self._fresh(tokenizer)
+        else:
+            source = self.output / parent.name / "model"
+            if not source.is_dir():
+                raise RecipeError(f"stage '{stage.name}' starts from '{parent.name}', which is not complete: run it")
+            embedder = Embedder(load_backbone(source, attn_implementation=PACKED))
+        set_causal(embedder.backbone, stage.kind == "causal")
+        return embedder.to(self.device)
+
+    def _score_start(self, stage: StageConfig, embedder: Embedder, tokenizer: Tokenizer) -> None:
+        """What a lexical start alone is worth: without it the stage would be given credit for it."""
+        name = f"{stage.name}{START}"
+        folder = self.output / name
+        if not self.recipe.score.sets or (folder / "scores.json").is_file():
+            return
+        save_model(folder / "model", embedder.backbone, tokenizer, self._config(name, {}))
+        _write_text(folder / "scores.json", json.dumps({"ndcg@10": self._retrieval(folder / "model")}))
 
     def _earlier(self, parent: StageConfig | None) -> list[dict[str, Any]]:
         if parent is None:
