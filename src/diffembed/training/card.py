@@ -87,6 +87,12 @@ def model_card(config: ModelConfig, stages: Mapping[str, Mapping[str, Any]], *, 
     return "\n".join(lines).rstrip() + "\n"
 
 
+LEXICAL = (
+    "A row that ends in `-start` is the stage's lexical start, before its first step: the token table of the stage "
+    "before is whitened and weighted by inverse document frequency, and the layers' outputs are damped, so that the "
+    "model begins as a weighted bag of words. What the pairs add is the difference between that row and the next."
+)
+
 LIMITS = (
     "Only the train side of every set's queries was used for judged pairs; the texts come under the licences that the "
     "data folder's README names for each set.",
@@ -111,6 +117,8 @@ def _stage_scores(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
         lines += [f"| | {' | '.join(sets)} |", f"| --- |{' ---: |' * len(sets)}"]
         lines += [f"| {name} | {' | '.join(f'{s[k]:.3f}' for k in sets)} |" for name, s in scored.items()]
         lines.append("")
+        if any(name.endswith("-start") for name in scored):
+            lines += [LEXICAL, ""]
     for name, s in stages.items():
         if "held_out_before" in s:
             keys = list(s["held_out_before"])
