@@ -341,7 +341,7 @@ def test_pretrain_then_train_a_recipe_and_search_with_its_model(tmp_path: Path, 
     done = run("train", recipe)
     assert done.code == 0, done.stderr
     assert "diffusion: complete, skipped" in done.stderr
-    assert re.search(r"^set +untrained +base +diffusion +pairs$", done.stdout, re.MULTILINE)
+    assert re.search(r"^set +untrained +base +diffusion +pairs-start +pairs$", done.stdout, re.MULTILINE)
     model = run("train", recipe, "--json").json["model"]
     assert run("search", "the cat sleeps", notes, "--model", model, "--json").json["hits"]
 

@@ -35,4 +35,4 @@ def test_quantizer_forward_is_inference_bit_for_bit_and_its_gradient_is_that_of_
     soft = mean.detach().clone().requires_grad_()
     (127 * torch.tanh(soft) * weights).sum().backward()
     assert mean.grad is not None and soft.grad is not None
-    torch.testing.assert_close(mean.grad, soft.grad)
+    torch.testing.assert_close(mean.grad, soft.grad, atol=1e-4, rtol=1e-4)  # of values up to 400
