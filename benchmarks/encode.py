@@ -37,11 +37,11 @@ def main() -> None:
     args = options.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     words = read_words(args.texts)
-    texts, queries = mixed_texts(words, 150 if args.quick else 800), mixed_queries(words, 60 if args.quick else 300)
+    texts, queries = mixed_texts(words, 120 if args.quick else 250), mixed_queries(words, 60 if args.quick else 150)
     metrics: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for model in args.model or ["default", "minilm"]:
-            for name, value in measure(model, texts, queries, Path(scratch), 3 if args.quick else 7).items():
+            for name, value in measure(model, texts, queries, Path(scratch), 3 if args.quick else 5).items():
                 metrics[f"{Path(model).name}.{name}"] = value
     notes = (
         f"{len(texts)} texts of {SHORTEST}-{LONGEST} words (log-uniform), "
