@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from diffembed.models.attention import PACKED
 from diffembed.models.backbone import build_qwen3, probe_direction, require_bidirectional, set_causal
 from diffembed.models.checkpoint import ModelConfig, load_backbone, load_tokenizer, read_model_config, save_model
 from diffembed.models.embedder import Embedder
+from diffembed.models.files import atomic_file
 from diffembed.models.lexical import lexical_start
 from diffembed.models.quantizer import tanh_int8
 from diffembed.objectives.contrastive import matryoshka, pair_info_nce
@@ -54,9 +54,6 @@ class RunReport:
 
     model: str
     stages: dict[str, dict[str, Any]]
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2)
 
 
 def _stderr(line: str) -> None:
@@ -99,8 +96,7 @@ class _Run:
         if self.recipe.score.untrained and self.recipe.score.sets:
             self._score_untrained(tokenizer)
         for stage in stages:
-            if stage.kind != "pair" or kinds is None:
-                self._stage(stage, tokenizer, resume)
+            self._stage(stage, tokenizer, resume)
         names = [UNTRAINED, *(n for s in stages for n in (s.name + START, s.name))]
         scores = {n: s for n in names if (s := _read_json(self.output / n / "scores.json"))}
         model = self.output / stages[-1].name / "model"
@@ -326,9 +322,5 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
