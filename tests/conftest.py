@@ -83,7 +83,8 @@ def make_backbone(vocab_size: int, *, seed: int = 0) -> PreTrainedModel:
         for name, parameter in model.named_parameters():
             if "norm" in name:  # all-ones gains would hide an exporter that drops them
                 parameter.uniform_(0.5, 1.5)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def make_config(*, contextual: bool = True, max_tokens: int = 128) -> ModelConfig:

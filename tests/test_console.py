@@ -103,6 +103,24 @@ with console.progress("reading") as tick:
     assert shown.out == shown.err == ""
 
 
+def test_training_gets_a_bar_on_a_terminal_and_lines_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    code = """
+from types import SimpleNamespace
+from diffembed import console
+with console.training() as (line, step):
+    line("base: peak [2] TFLOP/s")
+    at = SimpleNamespace(stage="base", step=3, steps=8, loss=2.5, tokens_per_second=12345.6, seconds_left=70, mfu=0.41)
+    step(at)
+"""
+    shown = on_a_terminal(code)
+    for part in ("base: peak [2] TFLOP/s", "3/8", "loss 2.5000", "12,346 tok/s", "41% of peak", "1 min 10 s left"):
+        assert part in shown
+    with console.training() as (line, step):
+        line("base 1/8 loss 2.5")
+        assert step is None
+    assert capsys.readouterr().err == "base 1/8 loss 2.5\n"
+
+
 def test_a_long_wait_in_a_pipe_gets_plain_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,7 @@ def test_every_recipe_key_is_documented() -> None:
         recipe.RunConfig,
         recipe.TokenizerConfig,
         recipe.ModelShape,
+        recipe.Converted,
         recipe.StageConfig,
         recipe.SourceConfig,
         recipe.ScoreConfig,

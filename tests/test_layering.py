@@ -25,7 +25,7 @@ LAYERS = [
     {"errors"},
     {"text", "vectors"},
     {"models", "runtime", "objectives"},
-    {"encoder", "encode_file", "training", "data"},
+    {"encoder", "encode_file", "infill", "training", "data"},
     {"index", "evaluation", "synthesis"},
     {"serving", "scale", "console", "exits", "doctor", "verbs", "cli", "__main__"},
 ]

@@ -199,6 +199,67 @@ def train(
     verbs.train(recipe, only_pretraining=False, resume=resume, as_json=as_json)
 
 
+@app.command(short_help="Fill in the blanks of a text.")
+def infill(
+    text: Annotated[
+        str,
+        typer.Argument(metavar="TEXT", help="A text with blanks: runs of underscores, or [mask].", show_default=False),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="M",
+            help="The model directory of a diffusion stage, or a released diffusion checkpoint (directory or hub id); "
+            "by default the newest below ./out or in the cache folder.",
+            show_default=False,
+        ),
+    ] = None,
+    tokens: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--tokens",
+            "-n",
+            min=1,
+            metavar="N",
+            help="How many tokens a blank is; given several times, one for each blank. [default: 1]",
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, metavar="N", help="Forward passes; one a token by default.", show_default=False),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, metavar="T", help="0: the most probable token; above: draw.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the draws.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Fill in the blanks of a text with a diffusion language model: shows what pretraining has taught it.
+
+    The surest token is written first, then the model reads again. The filled text goes to stdout.
+
+    \b
+    Examples:
+      diffembed infill "The capital of France is ____."
+      diffembed infill "a [mask] is a kind of ____" --model out/cpu-tiny/diffusion/model --tokens 1 --tokens 3
+      diffembed infill "Once upon a ____" --temperature 0.8 --seed 3 --json
+    """
+    from diffembed import verbs
+
+    verbs.infill(
+        text,
+        model=model,
+        tokens=tokens or [1],
+        steps=steps,
+        temperature=temperature,
+        seed=seed,
+        as_json=as_json,
+    )
+
+
 @evaluate_app.callback(invoke_without_command=True)
 def evaluate(context: typer.Context) -> None:
     """Measure a model.

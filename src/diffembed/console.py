@@ -97,6 +97,57 @@ def progress(what: str) -> Iterator[Progress]:
             bar.stop()
 
 
+@contextmanager
+def training() -> Iterator[tuple[Callable[[str], None], Callable[[Any], None] | None]]:
+    """What a training run says, on stderr.
+
+    Yields:
+        Who is told of lines, and who of steps (``diffembed.training.loop.Progress``): a bar with loss, tokens a second,
+        share of the machine's peak and time left, ``None`` where no terminal is there to draw it.
+    """
+    if not sys.stderr.isatty():
+        yield remark, None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    facts = "loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} tok/s{task.fields[mfu]}  {task.fields[left]} left"
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(facts))
+    bar = Bar(*columns, console=Console(stderr=True, highlight=False), transient=True)
+    tasks: dict[str, Any] = {}
+
+    def line(text: str) -> None:
+        bar.console.print(printable(text).replace("\n", " "), markup=False)
+
+    def step(at: Any) -> None:
+        mfu = f"  {at.mfu:.0%} of peak" if at.mfu else ""
+        fields = {"loss": at.loss, "speed": at.tokens_per_second, "mfu": mfu, "left": duration(at.seconds_left)}
+        if at.stage not in tasks:
+            bar.start()
+            tasks[at.stage] = bar.add_task(at.stage, total=at.steps, **fields)
+        bar.update(tasks[at.stage], completed=at.step, **fields)
+
+    try:
+        yield line, step
+    finally:
+        if tasks:
+            bar.stop()
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, in the two largest units.
+
+    >>> duration(59.6), duration(3599), duration(90_061)
+    ('1 min 0 s', '59 min 59 s', '1 d 1 h')
+    """
+    left = round(seconds)
+    for unit, name, size, part in (("d", "h", 86_400, 3600), ("h", "min", 3600, 60), ("min", "s", 60, 1)):
+        if left >= size:
+            return f"{left // size} {unit} {left % size // part} {name}"
+    return f"{left} s"
+
+
 def _plain_progress(what: str) -> Progress:
     last = time.monotonic()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from diffembed.encode_file import EncodeReport, encode_file
-from diffembed.errors import InputError, MissingExtraError, ModelError
+from diffembed.errors import InputError, ModelError
 from diffembed.models.checkpoint import (
     CONFIG_FILE,
     TOKENIZER_FILE,
@@ -28,6 +27,7 @@ from diffembed.models.checkpoint import (
     load_tokenizer,
     read_model_config,
 )
+from diffembed.models.files import fetch_model
 from diffembed.runtime import Runtime
 from diffembed.runtime.onnx import OnnxRuntime, find_graph
 from diffembed.text.batching import TokenizedSequence, batches_by_tokens, pack
@@ -312,23 +312,7 @@ def resolve_model(model: str | Path) -> Path:
                 f"the embedded model is missing from {BUNDLED}; install diffembed again, or give a model directory"
             )
         return BUNDLED
-    path = Path(model)
-    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
-        return path
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError:
-        raise MissingExtraError(
-            f"{model} is not a directory here; to fetch it from the hub: pip install huggingface_hub"
-        ) from None
-    try:
-        return Path(snapshot_download(str(model), ignore_patterns=["*.bin", "*.py", "*.pt", "*.h5", "*.msgpack"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"{model} is neither a directory nor a model that the hub gives ({first}); check the name"
-        ) from None
+    return fetch_model(model)
 
 
 def _start(

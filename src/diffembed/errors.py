@@ -43,6 +43,12 @@ class TrainingError(DiffembedError):
     exit_code = 6
 
 
+class StoppedError(TrainingError):
+    """A training run was asked to stop (SIGTERM) and wrote its checkpoint first (exit code 143)."""
+
+    exit_code = 143
+
+
 class MissingExtraError(DiffembedError):
     """A feature needs an optional part of the install; the message names the command that adds it (exit code 7)."""
 

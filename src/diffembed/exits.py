@@ -21,6 +21,7 @@ from diffembed.errors import DiffembedError, InputError, MissingExtraError
 
 # Modules that only an extra brings, for verbs whose code needs one from its first line.
 _EXTRA_OF = dict.fromkeys(("torch", "transformers", "accelerate", "safetensors", "onnx", "onnxscript"), "train")
+_EXTRA_OF |= dict.fromkeys(("peft", "tensorboard"), "train")
 _EXTRA_OF |= {"bm25s": "eval", "pytrec_eval": "eval", "sentence_transformers": "eval"}
 
 EXIT_DEFECT = 70
@@ -40,6 +41,7 @@ Exit codes:
    70  a defect of diffembed (DIFFEMBED_DEBUG=1 shows the traceback)
   130  interrupted with Ctrl-C
   141  the reader of stdout went away
+  143  a training run was stopped by SIGTERM; its checkpoint is written
 \b
 Data goes to stdout, progress and errors to stderr. Every command that prints data takes --json."""
 

@@ -6,6 +6,7 @@ inside the verbs: a search should not wait for the modules of training.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -71,7 +72,11 @@ def train(recipe: Path, *, only_pretraining: bool, resume: bool, as_json: bool) 
     from diffembed.training.recipe import PRETRAINING
     from diffembed.training.run import run_recipe
 
-    report = run_recipe(recipe, kinds=PRETRAINING if only_pretraining else None, resume=resume)
+    with console.training() as (line, step):
+        kinds = PRETRAINING if only_pretraining else None
+        report = run_recipe(recipe, kinds=kinds, resume=resume, report=line, watch=step)
+    if os.environ.get("RANK", "0") != "0":
+        return  # of the processes that torchrun started, the first speaks for all
     if as_json:
         console.emit_json(_plain(report))
         return
@@ -82,6 +87,34 @@ def train(recipe: Path, *, only_pretraining: bool, resume: bool, as_json: bool) 
         rows = [[name, *(found.get(name, "") for found in scores.values())] for name in sets]
         console.emit(console.table(["set", *scores], rows))
     console.remark(f"the model is in {report.model}")
+
+
+def infill(
+    text: str,
+    *,
+    model: str | None,
+    tokens: Sequence[int],
+    steps: int | None,
+    temperature: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """``diffembed infill``."""
+    from diffembed.doctor import default_cache
+    from diffembed.infill import infill as fill
+    from diffembed.infill import newest_diffusion_model
+
+    if model is None:
+        model = str(newest_diffusion_model([Path("out"), default_cache() / "models"]))
+        console.remark(f"model: {model}")
+    report = fill(text, model=model, tokens=tokens, steps=steps, temperature=temperature, seed=seed)
+    if as_json:
+        console.emit_json(report.to_dict())
+        return
+    console.emit(console.printable(report.filled))
+    for number, blank in enumerate(report.blanks, start=1):
+        others = ", ".join(f"{token!r} {probability:.3f}" for token, probability in blank.alternatives)
+        console.remark(f"blank {number}: {blank.text!r}; its first token before anything was filled in: {others}")
 
 
 def evaluate_retrieval(

@@ -143,6 +143,7 @@ def test_a_defect_is_one_line_and_a_traceback_only_when_asked(monkeypatch: pytes
     [
         (KeyboardInterrupt(), 130, "interrupted"),
         (errors.TrainingError("the loss is not finite"), 6, "not finite"),
+        (errors.StoppedError("stopped by SIGTERM after step 3"), 143, "SIGTERM"),
         (PermissionError(13, "Permission denied", "/a/file"), 1, "Permission denied: /a/file"),
         (MemoryError(), 1, "out of memory"),
     ],

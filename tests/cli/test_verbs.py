@@ -28,6 +28,7 @@ VERBS = [
     "encode",
     "pretrain",
     "train",
+    "infill",
     "evaluate",
     "evaluate retrieval",
     "export",

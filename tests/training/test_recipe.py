@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from diffembed.errors import RecipeError
-from diffembed.training.recipe import read_recipe
+from diffembed.training.recipe import Converted, read_recipe
 
 RUNS = Path(__file__).resolve().parents[2] / "runs"
 
@@ -32,6 +32,10 @@ def test_shipped_recipes_are_readable(path: Path) -> None:
         ("steps = 4", "steps = 0", "above 0"),
         ("steps = 4", "steps = 4\nlexical_start = true", "lexical_start is for pair stages"),
         ("[run]", "[run", "not a readable TOML"),
+        ("seed = 1", "seed = 1\nkeep = 0", "keep is 0"),
+        ("seed = 1", 'seed = 1\nparallel = "fsdp"', "expected one of 'ddp', 'fsdp2'"),
+        ("steps = 4", "steps = 4\nlora_alpha = 8.0", "no lora_rank"),
+        ("hidden_size = 32", 'checkpoint = "x"', "unknown key 'checkpoint' in \\[model\\]"),
     ],
 )
 def test_mistakes_are_named(recipe_path: Path, old: str, new: str, message: str) -> None:
@@ -41,6 +45,36 @@ def test_mistakes_are_named(recipe_path: Path, old: str, new: str, message: str)
     with pytest.raises(RecipeError, match=message) as caught:
         read_recipe(recipe_path)
     assert "\n" not in str(caught.value).split("TOML file")[0]
+
+
+def test_a_checkpoint_takes_the_place_of_shape_and_tokenizer(recipe_path: Path) -> None:
+    text = recipe_path.read_text(encoding="utf-8")
+    shape = text[text.index("[model]") : text.index("[[stage]]")]
+    tokenizer = text[text.index("[tokenizer]") : text.index("[model]")]
+    for mask in ('"<mask>"', "7"):
+        table = f'[model]\ncheckpoint = "some/model"\nmask_token = {mask}\n'
+        recipe_path.write_text(text.replace(shape, table).replace(tokenizer, ""), encoding="utf-8")
+        recipe = read_recipe(recipe_path)
+        assert recipe.model == Converted("some/model", mask_token=7 if mask == "7" else "<mask>")
+        assert recipe.tokenizer is None
+    recipe_path.write_text(text.replace(shape, table), encoding="utf-8")
+    with pytest.raises(RecipeError, match="a checkpoint brings its own"):
+        read_recipe(recipe_path)
+    recipe_path.write_text(text.replace(tokenizer, ""), encoding="utf-8")
+    with pytest.raises(RecipeError, match="belongs to a model given by its shape"):
+        read_recipe(recipe_path)
+    recipe_path.write_text(text.replace(shape, table.replace("= 7", "= true")).replace(tokenizer, ""), encoding="utf-8")
+    with pytest.raises(RecipeError, match="'model.mask_token' is True; expected int"):
+        read_recipe(recipe_path)
+
+
+def test_keys_of_computing_do_not_disown_a_checkpoint(recipe_path: Path) -> None:
+    before = read_recipe(recipe_path)
+    text = recipe_path.read_text(encoding="utf-8")
+    other = 'seed = 1\nkeep = 5\nparallel = "fsdp2"\ntensorboard = true'
+    recipe_path.write_text(text.replace("seed = 1", other), encoding="utf-8")
+    after = read_recipe(recipe_path)
+    assert [before.fingerprint(s) for s in before.stage] == [after.fingerprint(s) for s in after.stage]
 
 
 def test_missing_recipe() -> None:

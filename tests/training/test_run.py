@@ -20,6 +20,7 @@ from diffembed.errors import RecipeError, TrainingError
 from diffembed.models.checkpoint import read_model_config
 from diffembed.training.recipe import PRETRAINING
 from diffembed.training.run import run_recipe
+from diffembed.training.state import last_state
 
 RUN = "import sys, pathlib, diffembed.training.run as run; run.run_recipe(pathlib.Path(sys.argv[1]))"
 
@@ -69,11 +70,12 @@ def test_a_changed_recipe_is_refused(recipe_path: Path) -> None:
 
 
 def test_kill_and_resume_gives_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
-    whole = write_run(tmp_path / "whole", save_seconds=0)
+    whole = write_run(tmp_path / "whole", save_seconds=0, diffusion_steps=10)
     run_recipe(whole, report=_quiet)
-    cut = write_run(tmp_path / "cut", save_seconds=0)
-    log = tmp_path / "cut" / "out" / "pairs" / "log.jsonl"
-    for lines in (2, 5):  # kill -9 in the middle of the last stage, twice
+    cut = write_run(tmp_path / "cut", save_seconds=0, diffusion_steps=10)
+    logs = [tmp_path / name / "out" for name in ("whole", "cut")]
+    for stage, lines in (("diffusion", 5), ("pairs", 5)):  # kill -9 after five steps of ten, and of eight
+        log = logs[1] / stage / "log.jsonl"
         process = subprocess.Popen([sys.executable, "-c", RUN, str(cut)], stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
@@ -86,19 +88,27 @@ def test_kill_and_resume_gives_the_same_weights_bit_for_bit(tmp_path: Path) -> N
     for stage in ("base", "diffusion", "pairs"):
         a, b = (tmp_path / name / "out" / stage / "model" for name in ("whole", "cut"))
         assert _weights(a) == _weights(b), stage
-    rows = [json.loads(x) for x in log.read_text(encoding="utf-8").splitlines()]
-    assert [r["step"] for r in rows] == list(range(8)), "the log has every step once"
-    other = (tmp_path / "whole" / "out" / "pairs" / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [r["loss"] for r in rows] == [json.loads(x)["loss"] for x in other]
+    for stage, steps in (("diffusion", 10), ("pairs", 8)):
+        rows, other = (
+            [json.loads(x) for x in (out / stage / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+            for out in logs
+        )
+        assert [r["step"] for r in rows] == list(range(steps)), "the log has every step once"
+        for key in ("loss", "grad_norm", "tokens", "source"):  # the same batches in the same order
+            assert [r[key] for r in rows] == [r[key] for r in other]
 
 
 def test_thirty_steps_learn(tmp_path: Path) -> None:
     recipe = write_run(tmp_path, diffusion_steps=30, pair_steps=30)
     report = run_recipe(recipe, report=_quiet)
     before, after = (report.stages["diffusion"][f"held_out_{x}"] for x in ("before", "after"))
-    assert set(before) == {"mask_0.1", "mask_0.3", "mask_0.5", "mask_0.7", "mask_0.9", "elbo_nats_per_token"}
-    for name in before:
+    rates = ("0.1", "0.3", "0.5", "0.7", "0.9")
+    nats = {f"mask_{rate}" for rate in rates} | {"elbo_nats_per_token"}
+    assert set(before) == nats | {f"accuracy_{rate}" for rate in rates} | {"elbo_bits_per_byte"}
+    for name in nats:
         assert after[name] < before[name] - 0.3, name
+    assert all(0 <= after[f"accuracy_{rate}"] <= 1 for rate in rates)
+    assert after["elbo_bits_per_byte"] < before["elbo_bits_per_byte"]
     rows = [json.loads(x) for x in (tmp_path / "out" / "pairs" / "log.jsonl").read_text().splitlines()]
     judged = [r["loss"] for r in rows if r["source"] == "judged"]
     assert np.mean(judged[-4:]) < 0.8 * np.mean(judged[:4])
@@ -107,6 +117,21 @@ def test_thirty_steps_learn(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_with_its_batch(recipe_path: Path) -> None:
     text = recipe_path.read_text(encoding="utf-8").replace("temperature", "")
     recipe_path.write_text(text.replace("dims = [16, 32]", "dims = [16, 32]\ntemperature = 1e-45"), encoding="utf-8")
-    with pytest.raises(TrainingError, match="stage 'pairs', step 0, .*'source': .*lower lr"):
+    with pytest.raises(
+        TrainingError, match="stage 'pairs', step 0, .*'source': .*: document .*bad-step.json.*lower lr"
+    ):
         run_recipe(recipe_path, report=_quiet)
     assert not (recipe_path.parent / "out" / "pairs" / "model").exists()
+
+
+def test_a_run_that_blows_up_names_the_texts_and_keeps_its_checkpoint(recipe_path: Path) -> None:
+    text = recipe_path.read_text(encoding="utf-8").replace("save_seconds = 300.0", "save_seconds = 0")
+    recipe_path.write_text(text.replace("lr = 1e-2", "lr = 1e25", 1), encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"stage 'base', step [12], .*texts: .*texts.jsonl, line \d+.* and 3 more"):
+        run_recipe(recipe_path, kinds=PRETRAINING, report=_quiet)
+    folder = recipe_path.parent / "out" / "base"
+    listed = json.loads((folder / "bad-step.json").read_text(encoding="utf-8"))
+    assert len(set(listed["texts"])) == 8, "256 tokens in windows of 32"
+    assert listed["facts"]["tokens"] > 0 and listed["facts"]["source"] == "texts"
+    found = last_state(folder / "state", pytest.fail)
+    assert found is not None and found[1]["step"] == listed["step"]

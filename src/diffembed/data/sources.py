@@ -1,26 +1,28 @@
 """Sources: what a training stage reads, as functions of the step number.
 
-A source holds its texts in memory and answers "which texts does draw n use?" from its seed alone. There is no cursor to
-save: a run that was killed asks for the same step again and gets the same batch, and the order never depends on how
-often it was stopped.
+A source answers "what does draw n use?" from its files and its seed alone. There is no cursor to save: a run that was
+killed asks for the same step again and gets the same batch, and the order never depends on how often it was stopped.
+Judged pairs are held in memory; texts are read in blocks (``TextSource``).
 """
 
 from __future__ import annotations
 
 import glob
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from diffembed.data.beir import load_beir
-from diffembed.data.jsonl import jsonl_file, read_objects
+from diffembed.data.census import Report, count_files
+from diffembed.data.rows import text_file
+from diffembed.data.texts import SHUFFLE_BYTES, Part, Text, TextSource
 from diffembed.errors import InputError
+from diffembed.text.batching import IntArray
 
-HELD_OUT_SHARE = 50  # one text in fifty is kept for measuring language-model loss
+_CYCLE = 1000  # draws over which the shares of languages come out to the nearest draw
 
 
 def expand(root: Path, patterns: Sequence[str]) -> list[Path]:
@@ -32,29 +34,6 @@ def expand(root: Path, patterns: Sequence[str]) -> list[Path]:
             raise InputError(f"nothing matches '{pattern}' under {root}; correct the recipe's data_root or the source")
         found.update(dict.fromkeys(Path(m) for m in matches))
     return list(found)
-
-
-def held_out(text: str) -> bool:
-    """Whether a text belongs to the held-out part of a language-model corpus (by its own bytes, so never by order)."""
-    return zlib.crc32(text.encode("utf-8", "surrogatepass")) % HELD_OUT_SHARE == 0
-
-
-def read_texts(root: Path, patterns: Sequence[str]) -> list[str]:
-    """The ``text`` of every line of the JSONL files, and of the corpora of the BEIR folders, that match."""
-    return [text for path in expand(root, patterns) for text in _texts_of(path)]
-
-
-@lru_cache(maxsize=256)  # the stages of a recipe read the same files
-def _texts_of(path: Path) -> tuple[str, ...]:
-    file = jsonl_file(path, "corpus") if path.is_dir() else path
-    texts = []
-    for where, row in read_objects(file):
-        if not isinstance(row.get("text"), str):
-            raise InputError(f"{where}: 'text' was expected in every line; found keys {sorted(row)}")
-        text = f"{row['title']}\n{row['text']}" if row.get("title") else row["text"]
-        if text.strip():
-            texts.append(text)
-    return tuple(texts)
 
 
 def draw(size: int, start: int, count: int, seed: int) -> np.ndarray:
@@ -112,6 +91,13 @@ class PairSource:
     def __len__(self) -> int:
         return len(self.queries)
 
+    def contents(self) -> list[int]:
+        """Pairs and a checksum of them: what the source is made of."""
+        checksum = 0
+        for text in (*self.queries, *self.documents):
+            checksum = zlib.crc32(text.encode("utf-8", "surrogatepass"), checksum)
+        return [len(self), checksum]
+
     def rows(self, start: int, count: int) -> list[tuple[str, str, int]]:
         """(query, document, document number) of ``count`` draws."""
         return [
@@ -119,28 +105,103 @@ class PairSource:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class TextSource:
-    """Raw texts, for language modelling and for pairs cut out of one text."""
+class LanguageMix:
+    """Texts of one corpus, drawn language by language in given shares; each language has epochs of its own.
 
-    name: str
-    texts: tuple[str, ...]
-    seed: int
+    Attributes:
+        streams: one ``TextSource`` a language.
+        shares: ``[languages]``, summing to 1.
+    """
 
-    @classmethod
-    def read(cls, name: str, root: Path, patterns: Sequence[str], seed: int) -> TextSource:
-        """Training part of the texts that match (see ``held_out``)."""
-        texts = tuple(t for t in read_texts(root, patterns) if not held_out(t))
-        if not texts:
-            raise InputError(f"source '{name}' has no text under {root} for {list(patterns)}; correct the recipe")
-        return cls(name, texts, seed)
+    def __init__(self, name: str, streams: Sequence[TextSource], shares: Sequence[float]) -> None:
+        self.name, self.streams, self.shares = name, tuple(streams), tuple(shares)
+        self._turns = turns(shares, max(_CYCLE, 10 * len(shares)))
 
     def __len__(self) -> int:
-        return len(self.texts)
+        """Texts of an epoch of every language."""
+        return sum(len(stream) for stream in self.streams)
+
+    def contents(self) -> list[list[list[str | int]]]:
+        """What each language's stream is made of."""
+        return [stream.contents() for stream in self.streams]
 
     def rows(self, start: int, count: int) -> list[str]:
-        """The texts of ``count`` draws."""
-        return [self.texts[i] for i in draw(len(self), start, count, self.seed)]
+        """The texts of draws ``start ... start + count - 1``."""
+        return [text.text for text in self.draws(start, count)]
+
+    def draws(self, start: int, count: int) -> Iterator[Text]:
+        """The same, with their places."""
+        cycle, inside = divmod(start, len(self._turns))
+        languages = self._turns[np.arange(start, start + count) % len(self._turns)]
+        drawn = []
+        for number, stream in enumerate(self.streams):
+            before = cycle * np.count_nonzero(self._turns == number)
+            before += np.count_nonzero(self._turns[:inside] == number)
+            drawn.append(stream.draws(int(before), int(np.count_nonzero(languages == number))))
+        return (next(drawn[language]) for language in languages.tolist())
+
+
+def turns(shares: Sequence[float], cycle: int) -> IntArray:
+    """Who draws in each of ``cycle`` turns: by share to the nearest turn, everybody at least once, spread evenly.
+
+    >>> turns([0.5, 0.3, 0.2], 10).tolist()
+    [0, 1, 2, 0, 0, 1, 0, 2, 1, 0]
+    """
+    wanted = np.asarray(shares, dtype=np.float64) / np.sum(shares) * cycle
+    counts = np.maximum(1, np.floor(wanted)).astype(np.int64)
+    while counts.sum() < cycle:
+        counts[np.argmax(wanted - counts)] += 1
+    while counts.sum() > cycle:
+        counts[np.argmax(np.where(counts > 1, counts - wanted, -np.inf))] -= 1
+    who = np.repeat(np.arange(len(counts)), counts)
+    when = np.concatenate([(np.arange(n) + 0.5) / n for n in counts])
+    return who[np.argsort(when, kind="stable")]
+
+
+def read_texts(
+    name: str,
+    root: Path,
+    patterns: Sequence[str],
+    seed: int,
+    *,
+    part: Part = "train",
+    languages: Mapping[str, float] | None = None,
+    shuffle_bytes: int = SHUFFLE_BYTES,
+    cache: Path | None = None,
+    report: Report | None = None,
+) -> TextSource | LanguageMix:
+    """The texts that match ``patterns`` under ``root``, mixed by language where ``languages`` names shares.
+
+    The languages together hold no more than ``shuffle_bytes`` in memory, as the whole would.
+
+    Raises:
+        InputError: nothing matches, a bad line, no text (in one of the languages).
+    """
+    paths = expand(root, patterns)
+    counts = count_files([text_file(path) for path in paths], cache, report)
+    if not languages:
+        return TextSource(name, counts, seed, part=part, shuffle_bytes=shuffle_bytes)
+    total = sum(languages.values())
+    shares = [weight / total for weight in languages.values()]
+    streams = [
+        TextSource(
+            name, counts, seed + i, part=part, languages=frozenset([language]), shuffle_bytes=int(shuffle_bytes * share)
+        )
+        for i, (language, share) in enumerate(zip(languages, shares, strict=True))
+    ]
+    return LanguageMix(name, streams, shares)
+
+
+def held_out_texts(
+    root: Path, patterns: Sequence[str], count: int, *, languages: Sequence[str] = (), cache: Path | None = None
+) -> list[str]:
+    """About ``count`` held-out texts (see ``held_out``), spread evenly over the files that match; maybe none."""
+    counts = count_files([text_file(path) for path in expand(root, patterns)], cache)
+    try:
+        source = TextSource("held-out", counts, 0, part="held-out", languages=frozenset(languages))
+    except InputError:  # a small corpus may have none
+        return []
+    return source.at(range(0, len(source), max(1, len(source) // max(1, count))))
 
 
 def schedule(weights: Sequence[float], steps: int, seed: int) -> np.ndarray:

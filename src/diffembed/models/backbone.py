@@ -1,10 +1,17 @@
 """Backbones: a decoder of stock ``transformers``, its attention mask opened, and proof that it is open.
 
-Opening is one configuration flag (``is_causal = False``), never a copied modelling file. Because a flag can be
-ignored by a kernel, ``probe_direction`` runs the model and looks: does a late token change an early state?
+Opening is one configuration flag (``is_causal = False``), never a copied modelling file. A flag can be ignored by a
+kernel, a mask can be dropped where nothing is padded, one kind of layer can stay causal while the others open. So the
+probe runs the model on toy sequences, alone, batched, padded and packed, and looks inside every attention layer: does
+a late token change an early row of what the layer gives? It also looks for the opposite fault, states that change with
+padding or with a neighbour.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +20,16 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3Model
 from diffembed.errors import ModelError
 from diffembed.models.attention import PACKED, plan_packing
 from diffembed.text.batching import PackedBatch, TokenizedSequence, pack
+
+_LENGTH = 12  # tokens of the sequence that the probe looks at
+_LEAK = {torch.float32: 1e-3, torch.float64: 1e-6}  # of the largest state: what other shapes may change by rounding
+_LEAK_HALF = 0.1
+_AROUND: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {  # lengths of the sequences before and after it
+    "alone": ((), ()),
+    "batched": ((), (_LENGTH,)),
+    "padded": ((), (_LENGTH + 5, 4)),
+    "packed": ((4,), (9,)),
+}
 
 
 def build_qwen3(
@@ -64,57 +81,186 @@ def set_causal(model: PreTrainedModel, causal: bool) -> None:
 
 def packed_states(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """Final-norm states ``[tokens, hidden]`` of a packed batch."""
+    states: Tensor = _run_packed(model, batch).last_hidden_state[0]
+    return states
+
+
+def packed_layers(model: PreTrainedModel, batch: PackedBatch) -> tuple[Tensor, ...]:
+    """States ``[tokens, hidden]`` after every layer of a packed batch; the last are the final-norm states."""
+    output = _run_packed(model, batch, output_hidden_states=True)
+    inner = output.hidden_states[1:-1]  # the first are the token embeddings
+    return (*(states[0] for states in inner), output.last_hidden_state[0])
+
+
+def _run_packed(model: PreTrainedModel, batch: PackedBatch, **options: Any) -> Any:
     device = model.device
-    output = model(
+    return model(
         input_ids=torch.from_numpy(batch.token_ids)[None].to(device),
         position_ids=torch.from_numpy(batch.position_ids)[None].to(device),
         attention_mask=None,
         use_cache=False,
         packing=plan_packing(batch.cu_seqlens, device),
+        **options,
     )
-    states: Tensor = output.last_hidden_state[0]
-    return states
-
-
-@torch.no_grad()
-def probe_direction(model: PreTrainedModel, length: int = 12) -> bool:
-    """Whether a late token changes an early state: alone (batch size 1) and packed behind another sequence.
-
-    Raises:
-        ModelError: the two disagree, so what the model reads would depend on its batch.
-    """
-    was_training = model.training
-    model.train(False)
-    try:
-        first = torch.arange(length).remainder(model.config.vocab_size).tolist()
-        last = [*first[:-1], (first[-1] + 1) % model.config.vocab_size]
-        seen = []
-        for before in ([], [TokenizedSequence((3, 1, 2), ())]):
-            a, b = (packed_states(model, pack([*before, TokenizedSequence(tuple(x), ())])) for x in (first, last))
-            start = 3 if before else 0
-            seen.append(bool((a[start] - b[start]).abs().max() > 1e-7))
-    finally:
-        model.train(was_training)
-    if len(set(seen)) != 1:
-        where, elsewhere = ("alone", "packed") if seen[0] else ("packed", "alone")
-        raise ModelError(
-            f"the backbone reads both ways {where} but not {elsewhere} on attention "
-            f"'{model.config._attn_implementation}'; load it with attn_implementation='{PACKED}'"
-        )
-    return seen[0]
-
-
-def require_bidirectional(model: PreTrainedModel) -> None:
-    """Refuse a backbone whose states cannot see what comes later."""
-    if not probe_direction(model):
-        raise ModelError(
-            f"the backbone is causal on attention '{model.config._attn_implementation}': a late token changed no early "
-            "state; open its mask with set_causal(model, False)"
-        )
 
 
 def token_embedding(model: PreTrainedModel) -> Tensor:
-    """The token-embedding table ``[vocab, hidden]``, which is the output matrix too (tied)."""
+    """The token-embedding table ``[vocab, hidden]``, which is the output matrix too where the two are tied."""
     embedding = model.get_input_embeddings()
     assert isinstance(embedding, nn.Embedding)
     return embedding.weight
+
+
+def probe_direction(model: PreTrainedModel) -> bool:
+    """Whether a late token changes an early state on the model's own attention implementation.
+
+    Raises:
+        ModelError: forms of input or layers disagree, so what the model reads would depend on its batch; states change
+            with padding or neighbours; the implementation does not run.
+    """
+    return _probe(model)[0]
+
+
+def require_bidirectional(model: PreTrainedModel, implementations: Sequence[str] = ()) -> None:
+    """Refuse a backbone whose states cannot see what comes later.
+
+    Args:
+        model: comes back on the attention implementation that it came with.
+        implementations: each is probed, and all must give the same states; none: the model's own.
+
+    Raises:
+        ModelError: names the implementation.
+    """
+    own = str(model.config._attn_implementation)
+    results: dict[str, Tensor] = {}
+    try:
+        for name in implementations or (own,):
+            _use_attention(model, name)
+            seen, states = _probe(model)
+            if not seen:
+                raise ModelError(
+                    f"the backbone is causal on attention '{name}': a late token changed no early state; "
+                    "open its mask with set_causal(model, False)"
+                )
+            results[name] = states
+            reference = next(iter(results))
+            if _differ(states, results[reference]):
+                raise ModelError(
+                    f"attention '{name}' and attention '{reference}' give different states: one leaves out what the "
+                    f"other does; use attn_implementation='{reference}'"
+                )
+    finally:
+        _use_attention(model, own)
+
+
+def _use_attention(model: PreTrainedModel, name: str) -> None:
+    if name == model.config._attn_implementation:
+        return
+    try:
+        model.set_attn_implementation(name)
+    except (ValueError, ImportError) as error:
+        raise ModelError(f"the backbone does not run on attention '{name}': {_first_line(error)}") from error
+
+
+def _probe(model: PreTrainedModel) -> tuple[bool, Tensor]:
+    """The verdict, and the states of the probed sequence alone."""
+    name = str(model.config._attn_implementation)
+    vocabulary = token_embedding(model).shape[0]
+    probed = [(3 + 7 * i) % vocabulary for i in range(_LENGTH)]
+    changed = [*probed[:-1], (probed[-1] + 1) % vocabulary]
+    verdicts: dict[str, bool] = {}
+    by_form: dict[str, Tensor] = {}
+    was_training = model.training
+    model.train(False)
+    try:
+        for form in _AROUND:
+            if form == "packed" and name != PACKED:
+                continue
+            first, second = _Recorder(), _Recorder()
+            states, others = (_run(model, form, ids, r, first) for ids, r in ((probed, first), (changed, second)))
+            early = slice(0, _LENGTH - 1)
+            pairs = list(zip(first.given, second.given, strict=True)) or [(states, others)]
+            for i, (a, b) in enumerate(pairs):  # exact: the same shapes give the same bits where nothing has changed
+                verdicts[f"{form}, attention layer {i}"] = not torch.equal(a[early], b[early])
+            by_form[form] = states
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        raise ModelError(f"the backbone does not run on attention '{name}': {_first_line(error)}") from error
+    finally:
+        model.train(was_training)
+    if len(set(verdicts.values())) != 1:
+        where, elsewhere = (next(k for k, v in verdicts.items() if v is wanted) for wanted in (True, False))
+        raise ModelError(
+            f"on attention '{name}' the backbone reads both ways ({where}) but is causal elsewhere ({elsewhere}); "
+            f"load it with attn_implementation='{PACKED}'"
+        )
+    for form, states in by_form.items():
+        if _differ(states, by_form["alone"]):
+            raise ModelError(
+                f"on attention '{name}' a sequence's states are others {form} than alone: they change with padding "
+                "or neighbours; use another attn_implementation"
+            )
+    return next(iter(verdicts.values())), by_form["alone"]
+
+
+class _Recorder:
+    """What attention layers read and gave for the probed sequence, in the order of their calls."""
+
+    def __init__(self) -> None:
+        self.read: list[Tensor] = []
+        self.given: list[Tensor] = []
+
+
+@torch.no_grad()
+def _run(model: PreTrainedModel, form: str, ids: list[int], recorder: _Recorder, before: _Recorder) -> Tensor:
+    """States ``[_LENGTH, hidden]`` of ``ids`` among the form's other sequences.
+
+    Where ``before`` is another recorder, every attention layer reads the early rows that it recorded: what then differs
+    in the layer's early rows came through this layer's attention, not from the layers below.
+    """
+    left, right = ([[(5 + 3 * i) % 11 for i in range(n)] for n in lengths] for lengths in _AROUND[form])
+    sequences = [*left, ids, *right]
+    packed = model.config._attn_implementation == PACKED
+    start = sum(map(len, left)) if packed else 0
+    rows = (0, slice(start, start + _LENGTH))
+
+    def read(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+        if before is not recorder:
+            hidden = hidden.clone()
+            hidden[0, start : start + _LENGTH - 1] = before.read[len(recorder.read)][:-1]
+        recorder.read.append(hidden[rows])
+        return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": hidden})
+
+    def give(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        recorder.given.append((output[0] if isinstance(output, tuple) else output)[rows])
+
+    with _hooked(model, read, give):
+        if packed:
+            return packed_states(model, pack([TokenizedSequence(tuple(s), ()) for s in sequences]))[rows[1]]
+        width = max(map(len, sequences))
+        inputs = torch.tensor([s + [0] * (width - len(s)) for s in sequences], device=model.device)
+        mask = torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sequences], device=model.device)
+        output = model(input_ids=inputs, attention_mask=None if form == "alone" else mask)
+    states: Tensor = output.last_hidden_state[rows]
+    return states
+
+
+@contextmanager
+def _hooked(model: PreTrainedModel, read: Any, give: Any) -> Iterator[None]:
+    attentions = [m for m in model.modules() if hasattr(m, "is_causal")]
+    hooks = [m.register_forward_pre_hook(read, with_kwargs=True) for m in attentions]
+    hooks += [m.register_forward_hook(give) for m in attentions]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _differ(states: Tensor, reference: Tensor) -> bool:
+    bound = _LEAK.get(states.dtype, _LEAK_HALF) * float(reference.abs().max())
+    return not float((states - reference).abs().max()) <= bound
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -18,13 +18,16 @@ from diffembed.models.files import atomic_directory, check_safetensors
 from diffembed.vectors.quantize import QUANTIZERS, Quantizer
 
 if TYPE_CHECKING:
+    import torch
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel
 
 FORMAT = 1
 CONFIG_FILE = "diffembed.json"
 WEIGHTS_FILE = "model.safetensors"
+HEAD_FILE = "head.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
+_NO_PART_OF_AN_ENCODER = r"(^|\.)position_ids$|^cls\."  # buffers and heads that BERT checkpoints carry
 TORCH_HINT = "this needs torch and transformers; add them with: pip install 'diffembed[train]'"
 
 
@@ -39,6 +42,8 @@ class ModelConfig:
         quantizer: ``tanh-int8`` (trained through) or ``none``.
         normalize: float32 output of a ``none`` model has length 1.
         max_tokens: longest sequence, prefix and suffix included.
+        mask_token_id: what a masked token becomes; ``None`` for a model that was never trained to fill in.
+        shift: a language model's state at i predicts token i + 1.
         eot_token_id: stands between the chunks of a document and is not pooled.
         prefix_ids, suffix_ids: put around every sequence and pooled with it (``[CLS]`` and ``[SEP]`` of a BERT).
         manifest: what the weights were made from: recipe, data, seeds, versions, steps, parents.
@@ -54,6 +59,7 @@ class ModelConfig:
     pooling: Literal["mean"] = "mean"
     quantizer: Quantizer = "tanh-int8"
     normalize: bool = False
+    shift: bool = True
     prefix_ids: tuple[int, ...] = ()
     suffix_ids: tuple[int, ...] = ()
     manifest: dict[str, Any] = field(default_factory=dict)
@@ -139,13 +145,18 @@ def read_model_config(path: str | Path) -> ModelConfig:
 
 def read_stock_config(root: Path) -> dict[str, Any]:
     """``config.json`` as a dict; refuses one that asks for remote code (``auto_map``)."""
-    data = _parse_object(_read_text(root / "config.json"), str(root / "config.json"))
+    data = read_json(root / "config.json")
     if "auto_map" in data:
         raise ModelError(
             f"{root / 'config.json'} has auto_map: it asks to run code from the model directory, which is never done; "
             "use a model of a stock architecture"
         )
     return data
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object; ``ModelError`` where it is missing or damaged."""
+    return _parse_object(_read_text(file), str(file))
 
 
 def save_model(
@@ -156,6 +167,7 @@ def save_model(
     *,
     dtype: Literal["float32", "float16"] = "float32",
     card: str | None = None,
+    head: torch.Tensor | None = None,
 ) -> Path:
     """Write a model directory in one step: whole or not at all, also under ``kill -9``.
 
@@ -163,9 +175,11 @@ def save_model(
         path: the directory to make; one that exists is replaced.
         tokenizer: written as ``tokenizer.json``.
         config: written as ``diffembed.json``.
-        backbone: a stock base model (or one with a head on a ``base_model``, whose head is tied and left out).
+        backbone: a stock base model (or one with a head on a ``base_model``; the head is left out).
         dtype: how the weights stand on disk; models load as float32 either way.
         card: text of ``README.md``; a few lines about the config when absent.
+        head: ``[vocab, hidden]`` output matrix of a language model that does not tie it to its token table; it stands
+            in a file of its own, which embedding does not need.
     """
     import torch
     from safetensors.torch import save_file
@@ -186,7 +200,10 @@ def save_model(
     target = Path(path)
     with atomic_directory(target) as folder:
         save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes it readable by its owner only
+        if head is not None:
+            save_file({"weight": head.detach().to("cpu", on_disk).contiguous()}, folder / HEAD_FILE)
+        for file in folder.iterdir():
+            file.chmod(0o644)  # safetensors makes them readable by their owner only
         _write_json(folder / "config.json", stock)
         tokenizer.save(str(folder / TOKENIZER_FILE))
         _write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer, config))
@@ -203,53 +220,55 @@ def save_model(
     return target
 
 
-def load_backbone(path: str | Path, *, attn_implementation: str = "sdpa") -> PreTrainedModel:
-    """The stock ``transformers`` model of a directory: float32, bidirectional, in eval mode, no remote code.
+def load_backbone(
+    path: str | Path, *, attn_implementation: str = "sdpa", dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """The stock ``transformers`` model of a directory: bidirectional (probed), in eval mode, no remote code.
+
+    Args:
+        attn_implementation: what the model runs on.
+        dtype: of the weights; ``None`` is float32.
 
     Raises:
-        ModelError: a file is missing, truncated or asks for remote code; tensors do not fit the architecture.
+        ModelError: a file is missing, truncated or asks for remote code; tensors do not fit the architecture; a late
+            token changes no early state.
         MissingExtraError: torch is not installed.
     """
     root = Path(path)
-    stock = read_stock_config(root)
-    check_safetensors(root / WEIGHTS_FILE)
+    read_stock_config(root)
     try:
         import torch
-        from transformers import AutoConfig, AutoModel
-        from transformers.utils import logging
+        from transformers import AutoConfig
+
+        from diffembed.models.backbone import require_bidirectional
+        from diffembed.models.weights import load_stock
     except ImportError:
         raise MissingExtraError(TORCH_HINT) from None
-    config = AutoConfig.from_pretrained(root, trust_remote_code=False, local_files_only=True)
-    config.is_causal = False
-    bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        model, report = AutoModel.from_pretrained(
-            root,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=attn_implementation,
-            trust_remote_code=False,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(f"the weights of {root} do not load as {stock.get('model_type')}: {first}") from error
-    finally:
-        if bar:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-    # A pooler that the checkpoint lacks is never used; anything else missing would be random numbers.
-    if missing := sorted(k for k in report["missing_keys"] if not k.startswith("pooler.")):
-        raise ModelError(
-            f"{root / WEIGHTS_FILE} lacks {len(missing)} tensors, first {missing[0]}; copy or save it again"
-        )
-    for module in model.modules():
-        if hasattr(module, "is_causal"):
-            module.is_causal = False
-    loaded: PreTrainedModel = model.eval()
-    return loaded
+    model = load_stock(
+        root,
+        AutoConfig.from_pretrained(root, trust_remote_code=False, local_files_only=True),
+        attn_implementation=attn_implementation,
+        dtype=dtype or torch.float32,
+        unused=_NO_PART_OF_AN_ENCODER,
+    )
+    require_bidirectional(model)
+    return model
+
+
+def load_head(path: str | Path) -> torch.Tensor | None:
+    """The output matrix ``[vocab, hidden]`` float32 of a language model that does not tie it; else ``None``.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    file = Path(path) / HEAD_FILE
+    if not file.exists():
+        return None
+    if set(check_safetensors(file)) != {"weight"}:
+        raise ModelError(f"{file} holds other tensors than 'weight'; copy or save the model again")
+    from diffembed.models.weights import read_tensor
+
+    return read_tensor(file, "weight")
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -266,6 +285,11 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # tokenizers raises bare Exception
         raise ModelError(f"{file} is not a tokenizer that this version reads ({error}); copy it again") from None
+    return ready_tokenizer(tokenizer)
+
+
+def ready_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+    """Switch off truncation, padding and the reading of special tokens in text; changes and returns ``tokenizer``."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
@@ -317,7 +341,10 @@ def default_card(config: ModelConfig) -> str:
 def _tokenizer_config(tokenizer: Tokenizer, config: ModelConfig) -> dict[str, Any]:
     named = {"pad_token": config.pad_token_id, "eos_token": config.eot_token_id, "mask_token": config.mask_token_id}
     tokens = {name: tokenizer.id_to_token(i) for name, i in named.items() if i is not None}
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.max_tokens, **tokens}
+    known = {
+        name: token for name, token in tokens.items() if token is not None
+    }  # a table may be longer than the vocabulary
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.max_tokens, **known}
 
 
 def _read_text(file: Path) -> str:

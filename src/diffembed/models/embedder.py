@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diffembed.models.backbone import packed_states
+from diffembed.models.backbone import packed_states, token_embedding
 from diffembed.models.quantizer import tanh_int8
 from diffembed.text.batching import IntArray, PackedBatch
 
@@ -41,11 +41,20 @@ def span_means(states_TD: Tensor, spans: IntArray) -> Tensor:
 
 
 class Embedder(nn.Module):
-    """Backbone and pooling; ``forward`` gives the span means before the quantizer, ``quantized`` after it."""
+    """Backbone and pooling; ``forward`` gives the span means before the quantizer, ``quantized`` after it.
 
-    def __init__(self, backbone: PreTrainedModel) -> None:
+    Args:
+        head: ``[vocab, hidden]`` output matrix of a backbone whose own is not tied to its token table.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, head: Tensor | None = None) -> None:
         super().__init__()
         self.backbone = backbone
+        self.head = None if head is None else nn.Parameter(head)
+
+    def output_table(self) -> Tensor:
+        """What scores tokens against states, ``[vocab, hidden]``: the head, or the token table where they are tied."""
+        return token_embedding(self.backbone) if self.head is None else self.head
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Span means ``[spans, hidden]`` before tanh, float32."""

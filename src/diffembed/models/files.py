@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffembed.errors import ModelError
+from diffembed.errors import MissingExtraError, ModelError
 
 _NUMPY_DTYPES: dict[str, type[np.generic]] = {
     "F64": np.float64,
@@ -72,6 +73,58 @@ def check_safetensors(file: Path) -> dict[str, StoredTensor]:
     if size != expected:
         raise ModelError(f"{file} has {size} bytes, its header says {expected}: truncated or damaged; {again}")
     return tensors
+
+
+def weight_files(root: Path) -> dict[str, Path]:
+    """The file of every tensor of a checkpoint, in one ``model.safetensors`` or in shards with an index.
+
+    Raises:
+        ModelError: no weights in safetensors, a shard that is missing or truncated, an index that names other tensors.
+    """
+    single, index = root / "model.safetensors", root / "model.safetensors.index.json"
+    if single.exists():
+        return dict.fromkeys(check_safetensors(single), single)
+    if not index.exists():
+        pickled = sorted(p.name for p in (*root.glob("*.bin"), *root.glob("*.pt*")))
+        what = f"has {pickled[0]}, which is a pickle and is never read" if pickled else "has no weights"
+        raise ModelError(f"{root} {what}; model.safetensors (or shards with {index.name}) was expected: convert it")
+    try:
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = {str(tensor): root / str(file) for tensor, file in named.items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(f"{index} is not whole ({type(error).__name__}: {error}); copy it again") from None
+    held = {file: check_safetensors(file) for file in sorted(set(files.values()))}
+    if absent := sorted(t for t, file in files.items() if t not in held[file]):
+        raise ModelError(f"{index} names {absent[0]}, which is not in {files[absent[0]].name}; copy both again")
+    return files
+
+
+def fetch_model(model: str | Path) -> Path:
+    """A model's directory: the path itself, or a hub id (``owner/name``) downloaded by ``huggingface_hub``.
+
+    Code and pickles are left on the hub. A path that does not exist and is no hub id comes back as it is.
+
+    Raises:
+        ModelError: the hub does not give it.
+        MissingExtraError: it looks like a hub id, and ``huggingface_hub`` is not installed.
+    """
+    path = Path(model)
+    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
+        return path
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise MissingExtraError(
+            f"{model} is not a directory here; to fetch it from the hub: pip install huggingface_hub"
+        ) from None
+    try:
+        return Path(snapshot_download(str(model), ignore_patterns=["*.bin", "*.py", "*.pt", "*.h5", "*.msgpack"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"{model} is neither a directory nor a model that the hub gives ({first}); check the name"
+        ) from None
 
 
 def map_tensor(file: Path, tensor: StoredTensor) -> npt.NDArray[Any]:

@@ -1,56 +1,51 @@
-"""Language-model objectives: masked diffusion and next-token prediction, one signature for both.
+"""Language-model objectives: masked diffusion, MNTP and next-token prediction, one signature for all.
 
 An objective looks at a packed batch and says what the model reads and what it must predict: ``Targets``. The loss is
-``linear_cross_entropy`` over the states it names, divided by the number of *eligible* tokens of the whole step, so the
-value does not change with gradient accumulation or with the number of processes.
+``linear_cross_entropy`` over the states it names, divided by the ``eligible`` of the whole step, all its micro-batches
+and processes, so the value does not change with gradient accumulation or with the number of processes.
 
-Masked diffusion (absorbing state, linear schedule): t ~ U(eps, 1) once a sequence; each eligible token is replaced
-by the mask token independently with probability t; masked tokens weigh 1/t. Its expectation is an upper bound on the
-negative log-likelihood (negative ELBO; Gong et al. 2025, arXiv 2410.17891, as used by pplx-embed, arXiv 2602.11151).
-With ``shift`` the state at i predicts token i + 1, as the autoregressive parent did; the first token of a sequence has
-no state before it and is never masked.
+Masked diffusion (absorbing state): t once a sequence; each eligible token is replaced by the mask token independently
+with probability 1 - alpha(t), t itself for the linear schedule; masked tokens are weighed as ``Weighting`` says. With
+``elbo`` the expectation is an upper bound on the negative log-likelihood (Gong et al. 2025, arXiv 2410.17891, as used
+by pplx-embed, arXiv 2602.11151). With ``shift`` the state at i predicts token i + 1, as the autoregressive parent did;
+the first token of a sequence has no state before it and is never masked.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import dataclasses
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
+from diffembed.objectives.corruption import cart_weights, shuffle_some, truncate_some
+from diffembed.objectives.schedules import (
+    EPSILON,
+    Draw,
+    Schedule,
+    draw_times,
+    elbo_weight,
+    mask_rate,
+    mdlm_mask_rate,
+    mdlm_weight,
+)
+from diffembed.objectives.targets import Targets
 from diffembed.text.batching import IntArray, PackedBatch
 
-FloatArray = npt.NDArray[np.float32]
+Weighting = Literal["elbo", "mdlm", "cart", "masked-mean"]
 
 
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """What a model reads and what it must predict.
-
-    Attributes:
-        token_ids: ``[tokens]`` what the model reads (masked for diffusion).
-        rows: ``[targets]`` packed positions whose state predicts.
-        target_ids: ``[targets]`` the token each must predict.
-        weights: ``[targets]`` weight of each cross-entropy.
-        eligible: how many tokens could have been targets; the loss is divided by their sum over the step.
-    """
-
-    token_ids: IntArray
-    rows: IntArray
-    target_ids: IntArray
-    weights: FloatArray
-    eligible: int
+def _eligible_rows(batch: PackedBatch, shift: bool, mask_token_id: int | None = None) -> IntArray:
+    """Tokens that can be targets: all, or with ``shift`` all but first ones; never one that is the mask already."""
+    can = batch.position_ids > 0 if shift else np.ones(batch.tokens, dtype=bool)
+    if mask_token_id is not None:
+        can &= batch.token_ids != mask_token_id
+    return np.flatnonzero(can)
 
 
-def _eligible_rows(batch: PackedBatch, shift: bool) -> IntArray:
-    return np.flatnonzero(batch.position_ids > 0) if shift else np.arange(batch.tokens)
-
-
-def next_token(batch: PackedBatch) -> Targets:
-    """The autoregressive objective: state i predicts token i + 1 of its own sequence.
+def next_token(batch: PackedBatch, rng: np.random.Generator | None = None) -> Targets:
+    """The autoregressive objective: state i predicts token i + 1 of its own sequence; nothing is drawn.
 
     >>> from diffembed.text.batching import TokenizedSequence, pack
     >>> t = next_token(pack([TokenizedSequence((5, 6, 7), ()), TokenizedSequence((8, 9), ())]))
@@ -58,8 +53,8 @@ def next_token(batch: PackedBatch) -> Targets:
     ([0, 1, 3], [6, 7, 9], 3)
     """
     positions = _eligible_rows(batch, shift=True)
-    targets = batch.token_ids[positions]
-    return Targets(batch.token_ids, positions - 1, targets, np.ones(len(targets), np.float32), len(positions))
+    ids, rows = batch.token_ids, positions - 1
+    return Targets(batch, ids, rows, ids[positions], np.ones(len(rows), np.float32), rows)
 
 
 def masked_diffusion(
@@ -68,80 +63,145 @@ def masked_diffusion(
     *,
     mask_token_id: int,
     shift: bool = True,
-    epsilon: float = 1e-3,
-    mask_rate: float | None = None,
+    schedule: Schedule = "linear",
+    weighting: Weighting = "elbo",
+    draw: Draw = "uniform",
+    epsilon: float = EPSILON,
+    cart_p: float = 0.3,
+    truncate_share: float = 0.0,
+    shuffle_share: float = 0.0,
+    shuffle_window: int = 8,
 ) -> Targets:
-    """Mask tokens at random; masked ones are targets with weight 1/t.
+    """Mask tokens at random, at a rate drawn once a sequence; masked ones are targets.
 
     Args:
         batch: clean sequences.
         rng: draws t and the masks.
         mask_token_id: what a masked token becomes.
         shift: state i predicts token i + 1 (kept from the autoregressive parent).
+        schedule: mask rate by t.
+        weighting: ``elbo``: -alpha'/(1 - alpha), 1/t when linear. ``mdlm``: the same bound in MDLM's form: a share
+            ``epsilon`` stays readable at t = 1, and the mask token is never predicted (arXiv 2406.07524). ``cart``:
+            weights by near context (Dream). These three are divided by the eligible tokens. ``masked-mean``: the plain
+            mean over masked tokens (DiffuGPT, arXiv 2410.17891).
+        draw: how t is drawn over the sequences of a batch.
         epsilon: smallest t.
-        mask_rate: fixes t for every sequence instead of drawing it (evaluation by bin).
+        cart_p: of CART's geometric distribution.
+        truncate_share: of the sequences, cut to a random length first.
+        shuffle_share: of the readable tokens, permuted within ``shuffle_window`` and predicted too, with weight 1.
+
+    The generator draws t = 0.637, then masks all three tokens that can be: each weighs 1/0.637 = 1.57.
 
     >>> from diffembed.text.batching import TokenizedSequence, pack
     >>> b = pack([TokenizedSequence((5, 6, 7, 8), ())])
-    >>> t = masked_diffusion(b, np.random.default_rng(0), mask_token_id=1, mask_rate=0.5)
-    >>> t.token_ids.tolist(), t.rows.tolist(), t.target_ids.tolist(), t.weights.tolist(), t.eligible
+    >>> t = masked_diffusion(b, np.random.default_rng(0), mask_token_id=1)
+    >>> t.batch.token_ids.tolist(), t.rows.tolist(), t.target_ids.tolist(), t.eligible
+    ([5, 1, 1, 1], [0, 1, 2], [6, 7, 8], 3)
+    >>> [round(float(w), 2) for w in t.weights]
+    [1.57, 1.57, 1.57]
+    """
+    if truncate_share:
+        batch = truncate_some(batch, rng, truncate_share)
+    t = draw_times(len(batch), draw, rng, epsilon)
+    rates = mdlm_mask_rate(t, schedule, epsilon) if weighting == "mdlm" else mask_rate(t, schedule)
+    eligible = _eligible_rows(batch, shift, mask_token_id)
+    hit = rng.random(len(eligible)) < np.repeat(rates, batch.lengths)[eligible]
+    masked = eligible[hit]
+    if weighting == "cart":
+        weights = cart_weights(batch, masked, cart_p)
+    elif weighting == "masked-mean":
+        weights = np.ones(len(masked))
+    else:
+        by_sequence = elbo_weight(t, schedule) if weighting == "elbo" else mdlm_weight(t, schedule, epsilon)
+        weights = np.repeat(by_sequence, batch.lengths)[masked]
+    targets = _masked(batch, eligible, masked, weights, mask_token_id, shift)
+    if shuffle_share:
+        targets = _shuffled(targets, eligible[~hit], rng, shuffle_share, shuffle_window, shift)
+    if weighting == "masked-mean":
+        targets = dataclasses.replace(targets, aligned=targets.rows)
+    return dataclasses.replace(targets, excluded=mask_token_id) if weighting == "mdlm" else targets
+
+
+def masked_at(
+    batch: PackedBatch, rng: np.random.Generator, *, mask_token_id: int, rate: float, shift: bool = True
+) -> Targets:
+    """Masked diffusion at one fixed mask rate, weights 1/rate: what the held-out evaluation integrates over rates.
+
+    >>> from diffembed.text.batching import TokenizedSequence, pack
+    >>> b = pack([TokenizedSequence((5, 6, 7, 8), ())])
+    >>> t = masked_at(b, np.random.default_rng(0), mask_token_id=1, rate=0.5)
+    >>> t.batch.token_ids.tolist(), t.rows.tolist(), t.target_ids.tolist(), t.weights.tolist(), t.eligible
     ([5, 6, 1, 1], [1, 2], [7, 8], [2.0, 2.0], 3)
     """
-    t = rng.uniform(epsilon, 1.0, len(batch)) if mask_rate is None else np.full(len(batch), mask_rate)
-    t_of_token = np.repeat(t, batch.lengths)
-    eligible = _eligible_rows(batch, shift)
-    masked = eligible[rng.random(len(eligible)) < t_of_token[eligible]]
+    eligible = _eligible_rows(batch, shift, mask_token_id)
+    masked = eligible[rng.random(len(eligible)) < rate]
+    return _masked(batch, eligible, masked, np.full(len(masked), 1.0 / rate), mask_token_id, shift)
+
+
+def masked_next_token(
+    batch: PackedBatch,
+    rng: np.random.Generator,
+    *,
+    mask_token_id: int,
+    rate: float = 0.2,
+    style: Literal["bert", "all"] = "bert",
+) -> Targets:
+    """MNTP (LLM2Vec, arXiv 2404.05961): choose tokens at one rate, predict token i from state i - 1.
+
+    The loss is the plain mean over the chosen tokens. ``bert``: 80 % of them become the mask token, 10 % another token
+    (one of the batch, where LLM2Vec draws from the vocabulary), 10 % stay. ``all``: every one becomes the mask token.
+
+    >>> from diffembed.text.batching import TokenizedSequence, pack
+    >>> b = pack([TokenizedSequence((5, 6, 7, 8), ())])
+    >>> t = masked_next_token(b, np.random.default_rng(0), mask_token_id=1, rate=0.5, style="all")
+    >>> t.batch.token_ids.tolist(), t.rows.tolist(), t.target_ids.tolist(), t.weights.tolist(), t.eligible
+    ([5, 6, 1, 1], [1, 2], [7, 8], [1.0, 1.0], 2)
+    """
+    eligible = _eligible_rows(batch, True, mask_token_id)
+    chosen = eligible[rng.random(len(eligible)) < rate]
+    targets = _masked(batch, chosen, chosen, np.ones(len(chosen)), mask_token_id, shift=True)
+    if style == "bert":
+        fate = rng.random(len(chosen))
+        drawn = batch.token_ids[rng.integers(batch.tokens, size=len(chosen))]
+        instead = np.where(fate < 0.8, mask_token_id, np.where(fate < 0.9, drawn, batch.token_ids[chosen]))
+        targets.batch.token_ids[chosen] = instead
+    return targets
+
+
+def _masked(
+    batch: PackedBatch,
+    eligible: IntArray,
+    masked: IntArray,
+    weights: npt.NDArray[np.float64],
+    mask_token_id: int,
+    shift: bool,
+) -> Targets:
     token_ids = batch.token_ids.copy()
     token_ids[masked] = mask_token_id
-    rows = masked - 1 if shift else masked
-    weights = (1.0 / t_of_token[masked]).astype(np.float32)
-    return Targets(token_ids, rows, batch.token_ids[masked], weights, len(eligible))
+    back = int(shift)
+    return Targets(
+        batch=dataclasses.replace(batch, token_ids=token_ids),
+        clean_ids=batch.token_ids,
+        rows=masked - back,
+        target_ids=batch.token_ids[masked],
+        weights=weights.astype(np.float32),
+        aligned=eligible - back,
+    )
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
-    """Sum of weighted cross-entropies of ``hidden @ table.T``, in row chunks, its gradient made on the way forward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor, weights_N: Tensor, chunk: int
-    ) -> Tensor:
-        compute = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden_ND.dtype
-        table = table_VD.to(compute)
-        total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
-        learning = any(ctx.needs_input_grad[:2])
-        grad_hidden = torch.empty_like(hidden_ND) if learning else hidden_ND
-        grad_table = torch.zeros_like(table_VD) if learning else table_VD
-        for start in range(0, hidden_ND.shape[0], chunk):
-            part = slice(start, start + chunk)
-            hidden, targets, weights = hidden_ND[part].to(compute), targets_N[part], weights_N[part]
-            log_probs = torch.log_softmax((hidden @ table.T).float(), dim=-1)
-            total -= (log_probs.gather(1, targets[:, None])[:, 0] * weights).sum()
-            if not learning:
-                continue
-            grad = log_probs.exp_()
-            grad[torch.arange(len(targets), device=grad.device), targets] -= 1.0
-            grad = (grad * weights[:, None]).to(compute)
-            grad_hidden[part] = (grad @ table).to(grad_hidden.dtype)
-            grad_table += grad.T @ hidden
-        ctx.save_for_backward(grad_hidden, grad_table)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        grad_hidden, grad_table = ctx.saved_tensors
-        return grad_hidden * grad, grad_table * grad, None, None, None
-
-
-def linear_cross_entropy(
-    hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor, weights_N: Tensor, *, chunk: int = 1024
-) -> Tensor:
-    """``sum_n weights_n * CE(hidden_n @ table.T, targets_n)`` without holding all logits at once.
-
-    Memory is ``chunk x vocabulary`` whatever the number of targets. Returns a float32 scalar in nats.
-
-    >>> h, e = torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 1.0]])
-    >>> round(float(linear_cross_entropy(h, e, torch.tensor([0]), torch.tensor([3.0]))), 4)  # 3 ln(1 + e^-2)
-    0.3808
-    """
-    result: Tensor = _LinearCrossEntropy.apply(hidden_ND, table_VD, targets_N, weights_N, chunk)  # type: ignore[no-untyped-call]
-    return result
+def _shuffled(
+    targets: Targets, readable: IntArray, rng: np.random.Generator, share: float, window: int, shift: bool
+) -> Targets:
+    """The same targets and the shuffled tokens, in packed order."""
+    places, taken = shuffle_some(targets.batch, readable, rng, share, window)
+    token_ids = targets.batch.token_ids.copy()
+    token_ids[places] = targets.clean_ids[taken]
+    rows = np.concatenate([targets.rows, places - int(shift)])
+    order = np.argsort(rows)
+    return dataclasses.replace(
+        targets,
+        batch=dataclasses.replace(targets.batch, token_ids=token_ids),
+        rows=rows[order],
+        target_ids=np.concatenate([targets.target_ids, targets.clean_ids[places]])[order],
+        weights=np.concatenate([targets.weights, np.ones(len(places), np.float32)])[order],
+    )

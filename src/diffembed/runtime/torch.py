@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from diffembed.errors import MissingExtraError
-from diffembed.models.checkpoint import TORCH_HINT, load_backbone
+from diffembed.models.checkpoint import TORCH_HINT, load_backbone, read_stock_config
+from diffembed.models.families import FAMILIES
 from diffembed.text.batching import PackedBatch
 from diffembed.vectors.quantize import FloatArray
-
-# Families whose transformers code hands keyword arguments down to the attention function and takes position ids.
-_PACKED_FAMILIES = ("qwen3", "qwen2", "llama", "mistral")
 
 
 class TorchRuntime:
@@ -49,19 +47,18 @@ class TorchRuntime:
             import torch
         except ImportError:
             raise MissingExtraError(TORCH_HINT) from None
+        from diffembed.models.attention import PACKED
+        from diffembed.models.backbone import require_bidirectional
+
         if threads is not None:
             torch.set_num_threads(threads)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_backbone(root)
-        self.packed = model.config.model_type in _PACKED_FAMILIES if packed is None else packed
-        if self.packed:
-            from diffembed.models.attention import PACKED
-            from diffembed.models.backbone import require_bidirectional
-
-            model.set_attn_implementation(PACKED)
+        self.packed = read_stock_config(root).get("model_type") in FAMILIES if packed is None else packed
+        model = load_backbone(root, attn_implementation=PACKED if self.packed else "sdpa")
+        if device != "cpu":  # other kernels run there than those that were probed on loading
+            model.to(device)  # type: ignore[arg-type]
             require_bidirectional(model)
-        model.to(device)  # type: ignore[arg-type]
         self._model = model
         self._pad = pad_token_id
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from diffembed.data.sources import PairSource, TextSource, schedule
+from diffembed.data.census import Report
+from diffembed.data.sources import LanguageMix, PairSource, read_texts, schedule
+from diffembed.data.texts import Text, TextSource
+from diffembed.models.lexical import TokenCounts
 from diffembed.text.batching import IntArray, PackedBatch, TokenizedSequence, batches_by_tokens, pack
 from diffembed.training.recipe import SourceConfig, StageConfig
 from diffembed.training.tokenizer import EOT_ID
+from diffembed.training.windows import DocumentWindows
 
 _CHARACTERS_PER_TOKEN = 10  # texts are cut to this many characters a token before tokenizing; ids are cut exactly
 
@@ -45,21 +51,71 @@ class PairBatch:
 
 
 class StageData:
-    """The sources of one stage, read once; ``text_batches`` and ``pair_batch`` give the data of any step."""
+    """The sources of one stage; ``text_batches`` and ``pair_batch`` give the data of any step.
 
-    def __init__(self, stage: StageConfig, tokenizer: Tokenizer, data_root: Path, seed: int) -> None:
-        self.stage, self.tokenizer = stage, tokenizer
+    Args:
+        stage, data_root, seed: with the files, all that the batches depend on.
+        eot_token_id: ends every document.
+        cache: a folder that keeps the counts of corpus files from one run to the next (see ``count_files``).
+        report: told of a corpus that takes long to count.
+
+    Raises:
+        InputError: a source that matches nothing or holds nothing, a file that is not whole, a line that is no record.
+    """
+
+    def __init__(
+        self,
+        stage: StageConfig,
+        tokenizer: Tokenizer,
+        data_root: Path,
+        seed: int,
+        *,
+        eot_token_id: int = EOT_ID,
+        cache: Path | None = None,
+        report: Report | None = None,
+    ) -> None:
+        self.stage, self.tokenizer, self.eot_token_id = stage, tokenizer, eot_token_id
         self.seed = int(np.random.default_rng((seed, *stage.name.encode())).integers(2**31))
-        self.sources: list[PairSource | TextSource] = [
-            (PairSource if s.kind == "pairs" else TextSource).read(s.name, data_root, s.paths, self.seed + i)
-            for i, s in enumerate(stage.source)
-        ]
+        self.sources = [_read(s, data_root, self.seed + i, cache, report) for i, s in enumerate(stage.source)]
         self.choices = schedule([s.weight for s in stage.source], stage.steps, self.seed)
         sizes = np.array([s.batch or stage.batch for s in stage.source])
         self.batch_sizes = np.minimum(sizes, [len(s) for s in self.sources]) if stage.kind == "pair" else sizes
         self._ends = np.zeros((len(self.sources), stage.steps + 1), dtype=np.int64)
         for i in range(len(self.sources)):
             self._ends[i, 1:] = np.cumsum((self.choices == i) * self.batch_sizes[i])
+        self._windows = self._document_windows() if stage.windows == "all" else None
+
+    def _document_windows(self) -> DocumentWindows:
+        streams = []
+        total = sum(config.weight for config in self.stage.source)
+        for config, source in zip(self.stage.source, self.sources, strict=True):
+            assert not isinstance(source, PairSource)
+            share = config.weight / total
+            if isinstance(source, LanguageMix):
+                streams += [(s, share * part) for s, part in zip(source.streams, source.shares, strict=True)]
+            else:
+                streams.append((source, share))
+        stage = self.stage
+        return DocumentWindows(
+            streams, self.tokenizer, batch=stage.batch, window=stage.sequence_tokens, end_token_id=self.eot_token_id
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what the sources hold: a run that goes on over other data would not be the run that was begun."""
+        return hashlib.sha256(json.dumps([source.contents() for source in self.sources]).encode()).hexdigest()[:16]
+
+    def source_of(self, step: int) -> str:
+        """The source of the step's batch; of a batch that mixes several, their names joined by ``+``."""
+        if self._windows and len(self.sources) > 1:
+            return "+".join(config.name for config in self.stage.source)
+        return self.stage.source[int(self.choices[step])].name
+
+    def text_origins(self, step: int) -> list[str]:
+        """``SOURCE: FILE, line N`` of every text that a language-model step reads."""
+        if self._windows:
+            return [f"{name}: {text.origin}" for name, text in self._windows.texts(step)]
+        return [f"{self.source_of(step)}: {text.origin}" for text in self._drawn(step)]
 
     def _tokenize(self, texts: list[str], limit: int) -> tuple[list[list[int]], int]:
         encodings = self.tokenizer.encode_batch_fast(
@@ -69,33 +125,47 @@ class StageData:
         cut = sum(len(i) > limit or len(t) > limit * _CHARACTERS_PER_TOKEN for i, t in zip(ids, texts, strict=True))
         return [i[:limit] for i in ids], cut
 
-    def document_frequency(self, texts: int = 24_000) -> tuple[IntArray, int]:
-        """In how many of about ``texts`` documents, drawn evenly from the sources, each token stands; and how many."""
+    def token_counts(self, texts: int = 24_000) -> TokenCounts:
+        """How often the tokens stand in about ``texts`` documents, drawn evenly from the sources."""
         share = -(-texts // len(self.sources))
-        counts = np.zeros(self.tokenizer.get_vocab_size(), dtype=np.int64)
+        in_documents, in_all = (np.zeros(self.tokenizer.get_vocab_size(), dtype=np.int64) for _ in range(2))
         read = 0
         for config, source in zip(self.stage.source, self.sources, strict=True):
             rows = source.rows(0, min(share, len(source)))
             documents = [row if isinstance(row, str) else row[1] for row in rows]
             for ids in self._tokenize(documents, config.document_tokens)[0]:
-                counts[np.unique(np.array(ids, dtype=np.int64))] += 1
+                tokens, times = np.unique(np.array(ids, dtype=np.int64), return_counts=True)
+                in_documents[tokens] += 1
+                in_all[tokens] += times
             read += len(rows)
-        return counts, read
+        return TokenCounts(in_documents, in_all, read)
 
     def text_batches(self, step: int) -> list[PackedBatch]:
-        """Micro-batches of one language-model step: windows of ``sequence_tokens`` at random places of texts."""
-        stage, choice = self.stage, int(self.choices[step])
-        source = self.sources[choice]
-        assert isinstance(source, TextSource)
-        rng = np.random.default_rng((self.seed, step))
-        length = stage.sequence_tokens
-        count = max(1, -(-int(self.batch_sizes[choice]) // length))
-        start = int(np.count_nonzero(self.choices[:step] == choice)) * count
-        texts = [_window(t, length * 6, rng) for t in source.rows(start, count)]
-        rows, _ = self._tokenize(texts, length - 1)
-        sequences = [whole([*ids, EOT_ID]) for ids in rows if ids]
-        groups = batches_by_tokens([len(s) for s in sequences], stage.micro_tokens)
+        """Micro-batches of one language-model step, the same however many processes share them.
+
+        With ``windows = "random"`` a window of ``sequence_tokens`` at a random place of each of ``batch /
+        sequence_tokens`` texts of one source; with ``"all"`` every window of the documents whose turn it is, from all
+        sources (see ``DocumentWindows``), which may be none in a step much smaller than a document.
+        """
+        if self._windows:
+            sequences = [whole(ids) for ids in self._windows.sequences(step)]
+        else:
+            length = self.stage.sequence_tokens
+            rng = np.random.default_rng((self.seed, step))
+            texts = [_window(text.text, length * 6, rng) for text in self._drawn(step)]
+            rows, _ = self._tokenize(texts, length - 1)
+            sequences = [whole([*ids, self.eot_token_id]) for ids in rows if ids]
+        groups = batches_by_tokens([len(s) for s in sequences], self.stage.micro_tokens)
         return [pack([sequences[i] for i in group]) for group in groups]
+
+    def _drawn(self, step: int) -> list[Text]:
+        """The texts of a step that takes a window at random of each."""
+        choice = int(self.choices[step])
+        source = self.sources[choice]
+        assert not isinstance(source, PairSource)
+        count = max(1, -(-int(self.batch_sizes[choice]) // self.stage.sequence_tokens))
+        start = int(np.count_nonzero(self.choices[:step] == choice)) * count
+        return list(source.draws(start, count))
 
     def pair_batch(self, step: int) -> PairBatch:
         """The pairs of one step, all from one source."""
@@ -120,6 +190,23 @@ class StageData:
         order[np.concatenate([np.array(g) for g in groups])] = np.arange(len(sequences))
         packs = tuple(pack([sequences[i] for i in group]) for group in groups)
         return PairBatch(packs, order, np.array([ids[i] for i in kept], dtype=np.int64), config.name, cut)
+
+
+def _read(
+    config: SourceConfig, data_root: Path, seed: int, cache: Path | None, report: Report | None
+) -> PairSource | TextSource | LanguageMix:
+    if config.kind == "pairs":
+        return PairSource.read(config.name, data_root, config.paths, seed)
+    return read_texts(
+        config.name,
+        data_root,
+        config.paths,
+        seed,
+        languages=config.languages,
+        shuffle_bytes=config.shuffle_megabytes * 1_000_000,
+        cache=cache,
+        report=report,
+    )
 
 
 def _window(text: str, characters: int, rng: np.random.Generator) -> str:

@@ -54,9 +54,7 @@ def model_card(config: ModelConfig, stages: Mapping[str, Mapping[str, Any]], *, 
         "",
         f"# {config.name}",
         "",
-        "A text embedder made from scratch: a Qwen3-shaped decoder is trained to predict the next token, its attention "
-        "mask is opened, it learns to fill in masked tokens (masked diffusion), and then which documents answer which "
-        "queries, through an int8 quantizer.",
+        _origin(manifest),
         "",
         f"Vectors: {widths} dimensions, float32, int8 or binary; compare them by cosine (int8 vectors are not unit "
         f"length). Input: up to {config.max_tokens:,} tokens. No prefixes. Made by `{manifest['command']}`, "
@@ -82,10 +80,24 @@ def model_card(config: ModelConfig, stages: Mapping[str, Mapping[str, Any]], *, 
     lines += ["", *_stage_scores(stages), "## Data", ""]
     for stage in chain:
         lines.append(f"- **{stage['stage']}**: " + "; ".join(_source(n, s) for n, s in stage["data"].items()))
-    lines += ["", *LIMITS]
+    if not manifest.get("base"):
+        lines += ["", *LIMITS]
     if measured:
         lines.append(QUALITY_BLOCKS.format(name=config.name))
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _origin(manifest: Mapping[str, Any]) -> str:
+    learns = (
+        "it learns to fill in masked tokens (masked diffusion), and then which documents answer which queries, through "
+        "an int8 quantizer."
+    )
+    if base := manifest.get("base"):
+        return f"A text embedder made from {base['checkpoint']}: its attention mask is opened, {learns}"
+    return (
+        "A text embedder made from scratch: a Qwen3-shaped decoder is trained to predict the next token, its attention "
+        f"mask is opened, {learns}"
+    )
 
 
 LEXICAL = (

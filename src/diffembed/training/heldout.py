@@ -1,97 +1,148 @@
-"""How well a backbone predicts held-out text: cross-entropy by mask rate, and the diffusion bound on likelihood."""
+"""How well a backbone predicts held-out text: cross-entropy and accuracy by mask rate, and the bound on likelihood.
+
+The bound (negative ELBO) is given in nats a token and in bits a byte of the text that the tokens stand for, which can
+be compared between tokenizers. It does not depend on the noise schedule that the model was trained with.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from functools import partial
+import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from diffembed.data.sources import expand, held_out, read_texts
-from diffembed.models.backbone import token_embedding
+from diffembed.data.sources import held_out_texts
 from diffembed.models.embedder import Embedder
-from diffembed.objectives.denoising import Targets, linear_cross_entropy, masked_diffusion, next_token
+from diffembed.objectives.cross_entropy import token_scores
+from diffembed.objectives.denoising import masked_at, next_token
+from diffembed.objectives.targets import Targets
 from diffembed.text.batching import PackedBatch, batches_by_tokens, pack
 from diffembed.training.batches import whole
 from diffembed.training.lm import target_states
 from diffembed.training.recipe import StageConfig
-from diffembed.training.tokenizer import EOT_ID, MASK_ID
+from diffembed.training.tokenizer import EOT_ID
 
-Objective = Callable[[PackedBatch, np.random.Generator], Targets]
 MASK_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
+STRATA = 16
 
 
-def held_out_batches(stage: StageConfig, tokenizer: Tokenizer, data_root: Path, texts: int = 60) -> list[PackedBatch]:
-    """Beginnings of held-out texts, spread evenly over the stage's sources."""
-    sequences = []
-    for source in stage.source:
-        found = [t for path in expand(data_root, source.paths) for t in _held_out_texts(path)]
-        for text in found[:: max(1, len(found) // max(1, texts // len(stage.source)))][:texts]:
-            ids = tokenizer.encode(text[: stage.sequence_tokens * 10], add_special_tokens=False).ids
-            sequences.append(whole([*ids[: stage.sequence_tokens - 1], EOT_ID]))
-    groups = batches_by_tokens([len(s) for s in sequences], stage.micro_tokens)
-    return [pack([sequences[i] for i in group]) for group in groups]
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Held-out sequences.
 
-
-def _held_out_texts(path: Path) -> list[str]:
-    return [t for t in read_texts(path.parent, [path.name]) if held_out(t)]
-
-
-@torch.no_grad()
-def denoising_losses(
-    embedder: Embedder, batches: Sequence[PackedBatch], *, shift: bool, seed: int = 0
-) -> dict[str, float]:
-    """Cross-entropy in nats a masked token by mask rate, and the negative ELBO in nats a token.
-
-    The bound integrates (1/t) x the summed cross-entropy over t with 16 stratified mask rates, the same masks at every
-    call.
+    Attributes:
+        batches: packed.
+        bytes: UTF-8 bytes of the texts that the sequences stand for.
+        bytes_after_first: the same without each sequence's first token, which a shifted model does not predict.
     """
-    result = {}
+
+    batches: tuple[PackedBatch, ...]
+    bytes: int
+    bytes_after_first: int
+
+
+def read_held_out(
+    stage: StageConfig, tokenizer: Tokenizer, data_root: Path, *, texts: int = 60, eot_token_id: int = EOT_ID
+) -> HeldOut:
+    """Beginnings of held-out texts, spread evenly over the stage's sources."""
+    sequences, all_bytes, after_first = [], 0, 0
+    for source in stage.source:
+        share = max(1, texts // len(stage.source))
+        for text in held_out_texts(data_root, source.paths, share, languages=tuple(source.languages))[:texts]:
+            shown = text[: stage.sequence_tokens * 10]
+            encoding = tokenizer.encode(shown, add_special_tokens=False)
+            ids, offsets = encoding.ids[: stage.sequence_tokens - 1], encoding.offsets[: stage.sequence_tokens - 1]
+            sequences.append(whole([*ids, eot_token_id]))
+            if offsets:
+                all_bytes += len(shown[: offsets[-1][1]].encode())
+                after_first += len(shown[offsets[0][1] : offsets[-1][1]].encode())
+    groups = batches_by_tokens([len(s) for s in sequences], stage.micro_tokens)
+    return HeldOut(tuple(pack([sequences[i] for i in group]) for group in groups), all_bytes, after_first)
+
+
+def held_out_losses(
+    stage: StageConfig,
+    embedder: Embedder,
+    tokenizer: Tokenizer,
+    data_root: Path,
+    mask_token_id: int,
+    *,
+    eot_token_id: int = EOT_ID,
+) -> dict[str, float]:
+    """The held-out figures of a language-model stage: next-token ones if it is causal, else those of denoising."""
+    found = read_held_out(stage, tokenizer, data_root, eot_token_id=eot_token_id)
+    if stage.kind == "causal":
+        return causal_losses(embedder, found)
+    shift = stage.kind == "mntp" or stage.shift
+    return denoising_losses(embedder, found, mask_token_id=mask_token_id, shift=shift)
+
+
+def denoising_losses(
+    embedder: Embedder, found: HeldOut, *, mask_token_id: int, shift: bool, seed: int = 0
+) -> dict[str, float]:
+    """``mask_R`` (nats a masked token) and ``accuracy_R`` by mask rate R; the bound in nats a token and bits a byte.
+
+    The bound integrates (1/r) x the summed cross-entropy over the mask rate r, at the midpoints of 16 strata, with the
+    same masks at every call. The end-of-text token counts as a token and has no bytes.
+    """
+    nats, accuracy = {}, {}
     for rate in MASK_RATES:
-        objective = partial(masked_diffusion, mask_token_id=MASK_ID, shift=shift, mask_rate=rate)
-        result[f"mask_{rate:.1f}"] = _mean(embedder, batches, objective, seed)
-    strata = (np.arange(16) + 0.5) / 16
+        generator = np.random.default_rng(seed)
+        total = right = count = 0.0
+        for batch in found.batches:
+            targets = masked_at(batch, generator, mask_token_id=mask_token_id, shift=shift, rate=rate)
+            losses, hits = _scores(embedder, targets)
+            total, right, count = total + losses.sum(), right + hits.sum(), count + len(hits)
+        nats[f"mask_{rate:.1f}"], accuracy[f"accuracy_{rate:.1f}"] = _ratio(total, count), _ratio(right, count)
     bound = eligible = 0.0
-    for rate in strata:
+    for rate in ((np.arange(STRATA) + 0.5) / STRATA).tolist():
         generator = np.random.default_rng((seed, int(rate * 1000)))
-        for batch in batches:
-            targets = masked_diffusion(batch, generator, mask_token_id=MASK_ID, shift=shift, mask_rate=float(rate))
-            bound += _loss(embedder, batch, targets)
+        for batch in found.batches:
+            targets = masked_at(batch, generator, mask_token_id=mask_token_id, shift=shift, rate=rate)
+            bound += float((_scores(embedder, targets)[0] * targets.weights).sum())
             eligible += targets.eligible
-    result["elbo_nats_per_token"] = bound / eligible
-    return result
+    size = found.bytes_after_first if shift else found.bytes
+    bounds = {
+        "elbo_nats_per_token": _ratio(bound, eligible),
+        "elbo_bits_per_byte": _ratio(bound / STRATA, size * math.log(2)),
+    }
+    return _known(nats | bounds | accuracy)
+
+
+def causal_losses(embedder: Embedder, found: HeldOut) -> dict[str, float]:
+    """Next-token cross-entropy in nats a token and bits a byte, and how often the most probable token is right."""
+    total = right = count = 0.0
+    for batch in found.batches:
+        losses, hits = _scores(embedder, next_token(batch))
+        total, right, count = total + losses.sum(), right + hits.sum(), count + len(hits)
+    return _known(
+        {
+            "next_token_nats": _ratio(total, count),
+            "next_token_bits_per_byte": _ratio(total, found.bytes_after_first * math.log(2)),
+            "next_token_accuracy": _ratio(right, count),
+        }
+    )
 
 
 @torch.no_grad()
-def causal_loss(embedder: Embedder, batches: Sequence[PackedBatch]) -> dict[str, float]:
-    """Next-token cross-entropy in nats a token."""
-    return {"next_token_nats": _mean(embedder, batches, lambda batch, _: next_token(batch), 0)}
-
-
-def _mean(embedder: Embedder, batches: Sequence[PackedBatch], objective: Objective, seed: int) -> float:
-    """Unweighted cross-entropy a target."""
-    generator = np.random.default_rng(seed)
-    total = count = 0.0
-    for batch in batches:
-        targets = objective(batch, generator)
-        total += _loss(embedder, batch, dataclasses.replace(targets, weights=np.ones_like(targets.weights)))
-        count += len(targets.rows)
-    return total / count
-
-
-def _loss(embedder: Embedder, batch: PackedBatch, targets: Targets) -> float:
+def _scores(embedder: Embedder, targets: Targets) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Cross-entropy (float64 nats) and hit of every target."""
     if not len(targets.rows):
-        return 0.0
-    states = target_states(embedder, batch, targets)
-    device = states.device
-    loss = linear_cross_entropy(
-        states,
-        token_embedding(embedder.backbone),
-        torch.from_numpy(targets.target_ids).to(device),
-        torch.from_numpy(targets.weights).to(device),
-    )
-    return float(loss)
+        return np.zeros(0), np.zeros(0, dtype=bool)
+    states = target_states(embedder, targets)
+    ids = torch.from_numpy(targets.target_ids).to(states.device)
+    nats, right = token_scores(states, embedder.output_table(), ids)
+    return nats.double().cpu().numpy(), right.cpu().numpy()
+
+
+def _ratio(total: float, count: float) -> float:
+    return float(total / count) if count else math.nan
+
+
+def _known(figures: dict[str, float]) -> dict[str, float]:
+    """Without the figures that too little text leaves open: no token was masked at that rate."""
+    return {name: value for name, value in figures.items() if math.isfinite(value)}

@@ -1,43 +1,119 @@
-"""One language-model step: the states that predict, and the loss they give."""
+"""One language-model step: what the stage's objective asks of each micro-batch, and the losses that come of it.
+
+A step is planned first (``plan_targets``), for all its micro-batches and on every process alike, so that the count that
+its loss is divided by is known before the first forward pass. A step's loss is
+
+    sum over micro-batches and processes of sum(w * CE)  /  sum over micro-batches and processes of eligible.
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from diffembed.models.backbone import packed_states, token_embedding
+from diffembed.models.backbone import packed_layers, packed_states, set_causal
 from diffembed.models.embedder import Embedder
-from diffembed.objectives.denoising import Targets, linear_cross_entropy, masked_diffusion, next_token
+from diffembed.objectives.alignment import layer_alignment
+from diffembed.objectives.cross_entropy import linear_cross_entropy
+from diffembed.objectives.denoising import masked_diffusion, masked_next_token, next_token
+from diffembed.objectives.targets import Objective, Targets
 from diffembed.text.batching import PackedBatch
 from diffembed.training.recipe import StageConfig
-from diffembed.training.tokenizer import MASK_ID
 
 
-def target_states(embedder: Embedder, batch: PackedBatch, targets: Targets) -> Tensor:
-    """States ``[targets, hidden]`` of the positions that predict, after the model has read ``targets.token_ids``."""
-    states = packed_states(embedder.backbone, dataclasses.replace(batch, token_ids=targets.token_ids))
+def make_objective(stage: StageConfig, mask_token_id: int) -> Objective:
+    """The objective of a language-model stage, its keys filled in."""
+    if stage.kind == "causal":
+        return next_token
+    if stage.kind == "mntp":
+        return partial(masked_next_token, mask_token_id=mask_token_id, rate=stage.mask_rate, style=stage.mask_style)
+    return partial(
+        masked_diffusion,
+        mask_token_id=mask_token_id,
+        shift=stage.shift,
+        schedule=stage.schedule,
+        weighting=stage.weighting,
+        draw=stage.draw,
+        truncate_share=stage.truncate_share,
+        shuffle_share=stage.shuffle_share,
+        shuffle_window=stage.shuffle_window,
+    )
+
+
+def objective_facts(stage: StageConfig, mask_token_id: int) -> dict[str, Any]:
+    """What a model's manifest says under ``objective``: enough to know how to ask the model for tokens."""
+    if stage.kind == "pair":
+        return {"kind": "pair"}
+    facts: dict[str, Any] = {"kind": stage.kind, "shift": stage.kind != "diffusion" or stage.shift}
+    if stage.kind == "diffusion":
+        names = ("schedule", "weighting", "draw", "truncate_share", "shuffle_share", "alignment_weight")
+        facts |= {name: getattr(stage, name) for name in names}
+    if stage.kind == "mntp":
+        facts |= {"mask_rate": stage.mask_rate, "mask_style": stage.mask_style}
+    return facts if stage.kind == "causal" else facts | {"mask_token_id": mask_token_id}
+
+
+def plan_targets(batches: Sequence[PackedBatch], objective: Objective, rng: np.random.Generator) -> list[Targets]:
+    """What each micro-batch of a step reads and predicts, drawn in order from one generator."""
+    return [objective(batch, rng) for batch in batches]
+
+
+def eligible_tokens(targets: Sequence[Targets]) -> float:
+    """What the loss of a whole step is divided by, given the targets of all its micro-batches; never 0."""
+    return float(max(1, sum(t.eligible for t in targets)))
+
+
+def target_states(embedder: Embedder, targets: Targets) -> Tensor:
+    """States ``[targets, hidden]`` of the positions that predict, after the model has read ``targets.batch``."""
+    states = packed_states(embedder.backbone, targets.batch)
     return states[torch.from_numpy(targets.rows).to(states.device)]
 
 
 def lm_losses(
-    embedder: Embedder, batches: list[PackedBatch], stage: StageConfig, rng: np.random.Generator
+    embedder: Embedder,
+    targets: Sequence[Targets],
+    *,
+    eligible_total: float,
+    teacher: PreTrainedModel | None = None,
+    alignment_weight: float = 0.0,
 ) -> Iterator[Tensor]:
-    """The parts of one step's loss, one a micro-batch; each is divided by the eligible tokens of the whole step."""
-    planned = []
-    for batch in batches:
-        if stage.kind == "causal":
-            planned.append(next_token(batch))
+    """The parts of one step's loss, one for each of ``targets``, each divided by ``eligible_total``.
+
+    Args:
+        targets: of this process's micro-batches.
+        eligible_total: ``eligible_tokens`` of the whole step, all processes.
+        teacher: the frozen parent, where states are aligned to it (``frozen_parent``).
+        alignment_weight: times the mean over aligned tokens and layers of 1 - cosine to the teacher's states.
+    """
+    table = embedder.output_table()
+    for planned in targets:
+        rows, ids, weights, aligned = (
+            torch.from_numpy(x).to(table.device)
+            for x in (planned.rows, planned.target_ids, planned.weights, planned.aligned)
+        )
+        if teacher is None or not alignment_weight:
+            states, pull = target_states(embedder, planned), None
         else:
-            planned.append(masked_diffusion(batch, rng, mask_token_id=MASK_ID, shift=stage.shift))
-    eligible = max(1, sum(t.eligible for t in planned))
-    table = token_embedding(embedder.backbone)
-    for batch, targets in zip(batches, planned, strict=True):
-        if len(targets.rows):
-            states = target_states(embedder, batch, targets)
-            ids = torch.from_numpy(targets.target_ids).to(states.device)
-            weights = torch.from_numpy(targets.weights).to(states.device)
-            yield linear_cross_entropy(states, table, ids, weights) / eligible
+            layers = packed_layers(embedder.backbone, planned.batch)
+            with torch.no_grad():
+                parent = packed_layers(teacher, dataclasses.replace(planned.batch, token_ids=planned.clean_ids))
+            states, pull = layers[-1][rows], layer_alignment(layers, parent, aligned)
+        loss = linear_cross_entropy(states, table, ids, weights, excluded=planned.excluded)
+        yield (loss if pull is None else loss + alignment_weight * pull) / eligible_total
+
+
+def frozen_parent(embedder: Embedder) -> PreTrainedModel:
+    """A copy of the backbone as it is now, causal again and without gradients: what alignment holds states to."""
+    parent: PreTrainedModel = copy.deepcopy(embedder.backbone)
+    set_causal(parent, True)
+    parent.requires_grad_(False)
+    parent.train(False)
+    return parent

@@ -1,31 +1,83 @@
-"""The one training loop. Stages differ by the losses they hand in, not by loop.
+"""The one training loop. Stages differ by the steps they plan, not by loop.
 
-A step asks the stage for its losses, sums their gradients, clips, and moves AdamW along a warmup-stable-decay
-schedule. Nothing here remembers data: the batch of step n is a function of n, so going on after a kill needs only
-weights, moments and n.
+A step is planned as parts, one a forward pass; their gradients add up, are clipped, and move AdamW along a
+warmup-stable-decay schedule. Nothing here remembers data: what step n reads is a function of n, so going on after a
+kill, on any number of processes, needs only weights, moments and n.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
-import os
-import platform
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from diffembed.errors import TrainingError
+from diffembed.errors import StoppedError, TrainingError
+from diffembed.models.embedder import Embedder
+from diffembed.models.files import atomic_file
+from diffembed.training.machine import Machine, full_tensor
+from diffembed.training.metrics import Metrics
 from diffembed.training.recipe import RunConfig, StageConfig
-from diffembed.training.state import clear_state, load_state, save_state
+from diffembed.training.state import Report, load_state, save_state
 
-Report = Callable[[str], None]
-StepLosses = Callable[[int], tuple[Iterator[Tensor], dict[str, Any]]]
+STATE = "state"
+BAD_STEP = "bad-step.json"
+_NAMED = 5  # texts named in an error; the file beside the log has all
+
+Part = Callable[[Embedder], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step as a stage plans it.
+
+    Attributes:
+        parts: one a forward pass of this process; their losses, summed over parts and processes, are the step's loss.
+            More than one process: every process has equally many.
+        facts: for the log; ``"tokens"`` counts those of all processes.
+        flops: operations of all processes, 0 where nobody counted.
+        origins: where each text of the step came from; asked only when something is wrong with them.
+    """
+
+    parts: Sequence[Part]
+    facts: dict[str, Any]
+    flops: float
+    origins: Callable[[], list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stage is: steps done, tokens a second, seconds left, share of the machine's peak (0: not known)."""
+
+    stage: str
+    step: int
+    steps: int
+    loss: float
+    tokens_per_second: float
+    seconds_left: float
+    mfu: float
+
+
+class _Routed(nn.Module):
+    """What DDP and FSDP2 wrap: a forward pass is whatever part of a step it is handed."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        super().__init__()
+        self.embedder = embedder
+
+    def forward(self, part: Part) -> Tensor:
+        return part(self.embedder)
 
 
 def learning_rate(step: int, stage: StageConfig) -> float:
@@ -42,9 +94,14 @@ def learning_rate(step: int, stage: StageConfig) -> float:
 
 
 def make_optimizer(model: nn.Module, stage: StageConfig) -> torch.optim.AdamW:
-    """Fused AdamW; norms are not decayed, and everything but the token table learns at ``layer_lr`` times the rate."""
+    """AdamW, fused where there is such a kernel; norms are not decayed.
+
+    Everything but the token table learns at ``layer_lr`` times the rate.
+    """
     groups: list[dict[str, Any]] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         scale = 1.0 if name.endswith("embed_tokens.weight") else stage.layer_lr
         decay = stage.weight_decay if parameter.ndim > 1 else 0.0
         for group in groups:
@@ -53,128 +110,175 @@ def make_optimizer(model: nn.Module, stage: StageConfig) -> torch.optim.AdamW:
                 break
         else:
             groups.append({"params": [parameter], "scale": scale, "weight_decay": decay})
-    return torch.optim.AdamW(groups, lr=stage.lr, betas=(stage.betas[0], stage.betas[1]), fused=True)
+    fused = {p.device.type for g in groups for p in g["params"]} <= {"cpu", "cuda", "mps", "xpu"}
+    return torch.optim.AdamW(groups, lr=stage.lr, betas=(stage.betas[0], stage.betas[1]), fused=fused)
 
 
-def settle_machine(run: RunConfig) -> tuple[torch.device, torch.dtype]:
-    """Threads, allocator, device and compute type.
-
-    On CPUs without bfloat16 instructions bfloat16 is ten times slower than float32, so ``auto`` asks the processor.
-    """
-    torch.set_num_threads(run.threads or os.cpu_count() or 1)
-    if platform.libc_ver()[0] == "glibc":  # activations are megabytes: without mmap for each, pages stay mapped
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-4, 0)  # M_MMAP_MAX
-        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
-    cuda = torch.cuda.is_available()
-    fast_bf16 = cuda or "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
-    bf16 = run.precision == "bfloat16" or (run.precision == "auto" and fast_bf16)
-    return torch.device("cuda" if cuda else "cpu"), torch.bfloat16 if bf16 else torch.float32
-
-
-def _cpu_flags() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return ""
+def recompute_activations(model: PreTrainedModel, on: bool) -> None:
+    """Gradient checkpointing: keep no activations inside the layers, compute them again on the way back."""
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # the older name
+    switch = getattr(model, f"{name}_checkpointing_{'enable' if on else 'disable'}")
+    switch({"use_reentrant": False}) if on else switch()
 
 
 def train(
-    model: nn.Module,
+    embedder: Embedder,
     stage: StageConfig,
-    step_losses: StepLosses,
+    plan: Callable[[int], Step],
     *,
     run: RunConfig,
-    dtype: torch.dtype,
+    machine: Machine,
     folder: Path,
-    fingerprint: str,
+    expected: dict[str, str],
     report: Report,
+    watch: Callable[[Progress], None] | None = None,
+    peak: float = 0.0,
 ) -> dict[str, Any]:
-    """Run ``stage`` to its last step, from its saved state if there is one; ``model`` holds the result.
+    """Run ``stage`` to its last step, from its last checkpoint if there is one.
+
+    Afterwards the last checkpoint holds the result, and so does ``embedder``, unless it was sharded.
 
     Args:
-        step_losses: losses and facts (for the log) of a step; each loss is backpropagated before the next is asked for.
-        folder: where the state and ``log.jsonl`` live.
+        plan: the step of a number; called ahead of time, from another thread.
+        folder: where checkpoints and ``log.jsonl`` live.
+        expected: what a checkpoint must say to belong to this stage (its fingerprints).
+        watch: told of every logged step; without it a line is reported.
+        peak: operations a second of one process at best; 0: the log has no MFU.
 
     Returns:
         steps, tokens and seconds of training (all attempts together) and the last loss.
 
     Raises:
-        TrainingError: a loss that is not finite, named with its step and source; the last state stays whole.
+        TrainingError: a loss that is not finite, named with its step and texts, or a checkpoint that cannot be written;
+            the last one stays whole.
+        StoppedError: SIGTERM came; the step was finished and its checkpoint written.
     """
-    optimizer = make_optimizer(model, stage)
-    state_folder = folder / "state"
-    found = load_state(state_folder, model, optimizer, fingerprint)
-    start, spent, tokens = (found["step"], found["seconds"], found["tokens"]) if found else (0, 0.0, 0)
-    folder.mkdir(parents=True, exist_ok=True)
-    log = _open_log(folder / "log.jsonl", start)
+    model, optimizer = machine.prepare(_Routed(embedder).to(machine.device), make_optimizer(embedder, stage))
+    found = load_state(folder / STATE, embedder, optimizer, expected, report)
+    start, spent, tokens, loss = 0, 0.0, 0, None
+    if found:
+        start, spent, tokens, loss = (found[key] for key in ("step", "seconds", "tokens", "loss"))
     if start:
         report(f"{stage.name}: going on after step {start} of {stage.steps}")
-    device = next(model.parameters()).device
+    metrics = Metrics(folder, start, tensorboard=run.tensorboard) if machine.main else None
+    bad = None
     begun = saved = shown = time.monotonic()
-    loss_value, shown_tokens = math.nan, tokens
-    model.train()
-    for step in range(start, stage.steps):
-        rate = learning_rate(step, stage)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
-        optimizer.zero_grad(set_to_none=True)
-        loss_value = 0.0
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            losses, facts = step_losses(step)
-            for loss in losses:
-                loss.backward()  # type: ignore[no-untyped-call]
-                loss_value += float(loss.detach())
-        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), stage.clip))
-        if not (math.isfinite(loss_value) and math.isfinite(norm)):
-            log.close()
-            raise TrainingError(
-                f"stage '{stage.name}', step {step}, {facts}: loss {loss_value}, gradient norm {norm}; the state of "
-                f"the last save is whole in {state_folder}; lower lr or look at that source's texts"
-            )
-        optimizer.step()
-        tokens += facts["tokens"]
-        now = time.monotonic()
-        last = step + 1 == stage.steps
-        if step % run.log_every == 0 or last:
-            speed = (tokens - shown_tokens) / max(1e-9, now - shown)
-            left = (stage.steps - step - 1) * (now - begun) / (step + 1 - start)
-            row = {"step": step, "loss": loss_value, "grad_norm": norm, "lr": rate, "tokens_per_s": speed, **facts}
-            log.write(json.dumps(row) + "\n")
-            log.flush()
-            report(
-                f"{stage.name} {step + 1}/{stage.steps} loss {loss_value:.4f} norm {norm:.2f} lr {rate:.1e} "
-                f"{speed:,.0f} tok/s, {left / 60:.0f} min left"
-            )
-            shown, shown_tokens = now, tokens
-        if last or now - saved >= run.save_seconds:
-            extra = {"seconds": spent + now - begun, "tokens": tokens}
-            save_state(state_folder, model, optimizer, step + 1, fingerprint, extra)
-            saved = time.monotonic()
-    log.close()
-    model.eval()
+    shown_tokens, shown_flops = tokens, 0.0
+    embedder.train()
+    with metrics or nullcontext(), _terminated() as stop, _planned(plan, start, stage.steps) as steps:
+        for number, step in steps:
+            rate = learning_rate(number, stage)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
+            own, norm = _gradients(model, optimizer, step.parts, machine, stage.clip)
+            overdue = machine.main and time.monotonic() - saved >= run.save_seconds
+            loss, stopping, due = machine.total([own, stop.is_set(), overdue])
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                bad = number, step, loss, norm
+                break
+            optimizer.step()
+            tokens += step.facts["tokens"]
+            shown_flops += step.flops
+            now, done = time.monotonic(), number + 1
+            last = done == stage.steps
+            if metrics and (number % run.log_every == 0 or last):
+                took = max(1e-9, now - shown)
+                speed, mfu = (tokens - shown_tokens) / took, shown_flops / took / (peak * machine.world or math.inf)
+                left = (stage.steps - done) * (now - begun) / (done - start)
+                row = {"step": number, "loss": loss, "grad_norm": norm, "lr": rate, "tokens_per_s": speed}
+                metrics.write(row | ({"mfu": mfu} if peak else {}) | step.facts)
+                (watch or _lines(report, rate, norm))(Progress(stage.name, done, stage.steps, loss, speed, left, mfu))
+                shown, shown_tokens, shown_flops = now, tokens, 0.0
+            if last or stopping or due:
+                body = {**expected, "seconds": spent + now - begun, "tokens": tokens, "loss": loss}
+                save_state(folder / STATE, embedder, optimizer, done, body, keep=run.keep, machine=machine)
+                saved = time.monotonic()
+            if stopping:
+                raise StoppedError(
+                    f"stopped by SIGTERM after step {done} of {stage.steps} of stage '{stage.name}'; its checkpoint is "
+                    "written: run the same command to go on"
+                )
+    if bad:  # asked for here, where no other thread reads the sources
+        raise TrainingError(_bad_step(stage, *bad, folder, machine))
+    embedder.eval()
+    machine.accelerator.free_memory()  # it holds on to every model that it prepared
     return {
         "steps": stage.steps,
         "tokens": tokens,
         "seconds": round(spent + time.monotonic() - begun, 1),
-        "loss": loss_value,
+        "loss": loss,
     }
 
 
-def _open_log(path: Path, steps: int) -> Any:
-    """The log, without the lines of steps that a killed run had done after its last save."""
-    kept = []
-    if path.is_file():
-        kept = [x for x in path.read_text(encoding="utf-8").splitlines() if _step_of(x) < steps]
-    path.write_text("".join(f"{x}\n" for x in kept), encoding="utf-8")
-    return path.open("a", encoding="utf-8")
+def _gradients(
+    model: nn.Module, optimizer: torch.optim.Optimizer, parts: Sequence[Part], machine: Machine, clip: float
+) -> tuple[float, float]:
+    """Gradients of a step, clipped: this process's share of the loss, and the norm before clipping."""
+    optimizer.zero_grad(set_to_none=True)
+    losses = []
+    for i, part in enumerate(parts):
+        with nullcontext() if i + 1 == len(parts) else machine.accumulating(model):
+            loss = model(part)
+            losses.append(loss.detach())
+            machine.backward(loss)
+    norm = torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], clip)
+    return sum(torch.stack(losses).tolist()) if losses else 0.0, float(full_tensor(norm))
 
 
-def _step_of(line: str) -> float:
+@contextmanager
+def _planned(plan: Callable[[int], Step], start: int, stop: int) -> Iterator[Iterator[tuple[int, Step]]]:
+    """Steps ``start ... stop - 1``, each planned while the one before it is computed."""
+    with ThreadPoolExecutor(1, "plan") as planner:
+
+        def steps() -> Iterator[tuple[int, Step]]:
+            ahead: Future[Step] | None = None
+            for number in range(start, stop):
+                step = ahead.result() if ahead else plan(number)
+                ahead = planner.submit(plan, number + 1) if number + 1 < stop else None
+                yield number, step
+
+        try:
+            yield steps()
+        finally:
+            planner.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _terminated() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, instead of ending the process at once."""
+    seen = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield seen  # only the main thread may ask for signals
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.set())
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):  # the line that a kill cut short
-        return math.inf
+        yield seen
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-__all__ = ["clear_state", "learning_rate", "make_optimizer", "settle_machine", "train"]
+def _lines(report: Report, rate: float, norm: float) -> Callable[[Progress], None]:
+    def line(at: Progress) -> None:
+        share = f", {at.mfu:.0%} of peak" if at.mfu else ""
+        report(
+            f"{at.stage} {at.step}/{at.steps} loss {at.loss:.4f} norm {norm:.2f} lr {rate:.1e} "
+            f"{at.tokens_per_second:,.0f} tok/s{share}, {at.seconds_left / 60:.0f} min left"
+        )
+
+    return line
+
+
+def _bad_step(
+    stage: StageConfig, number: int, step: Step, loss: float, norm: float, folder: Path, machine: Machine
+) -> str:
+    """The message for a loss that is not finite; all of the step's texts go into a file."""
+    texts, listed = step.origins(), folder / BAD_STEP
+    if machine.main:
+        with atomic_file(listed) as partial:
+            rows = {"stage": stage.name, "step": number, "facts": step.facts, "texts": texts}
+            partial.write_text(json.dumps(rows, indent=2), encoding="utf-8")
+    return (
+        f"stage '{stage.name}', step {number}, {step.facts}: loss {loss}, gradient norm {norm}; read "
+        f"{'; '.join(texts[:_NAMED])}{f' and {len(texts) - _NAMED} more' * (len(texts) > _NAMED)} (all in {listed}); "
+        f"the last checkpoint is whole in {folder / STATE}; lower lr or look at those texts"
+    )

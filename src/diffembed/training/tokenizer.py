@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from diffembed.data.sources import read_texts
@@ -48,11 +47,11 @@ def train_tokenizer(config: TokenizerConfig, data_root: Path, seed: int) -> Toke
 def _sample(config: TokenizerConfig, data_root: Path, seed: int) -> Iterator[str]:
     share = config.max_characters // len(config.paths)
     for number, pattern in enumerate(config.paths):
-        texts = read_texts(data_root, [pattern])
+        source = read_texts("tokenizer", data_root, [pattern], seed, part="all")
         left = share
-        for i in np.random.default_rng((seed, number)).permutation(len(texts)):
+        for draw in source.draws(number * len(source), len(source)):  # epoch ``number``: a pattern given twice differs
             if left <= 0:
                 break
-            text = texts[i][: min(left, 4000)]
+            text = draw.text[: min(left, 4000)]
             left -= len(text)
             yield text
