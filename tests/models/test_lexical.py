@@ -9,7 +9,7 @@ import torch
 from diffembed.errors import ModelError
 from diffembed.models.backbone import build_qwen3, packed_states, require_bidirectional, set_causal, token_embedding
 from diffembed.models.embedder import Embedder
-from diffembed.models.lexical import frequency_weights, lexical_start
+from diffembed.models.lexical import TokenCounts, frequency_weights, lexical_start
 from diffembed.text.batching import TokenizedSequence, pack
 
 VOCAB, WIDTH = 300, 32
@@ -28,9 +28,13 @@ def _frequencies() -> np.ndarray:
     return np.maximum(1, 1000 // np.arange(1, VOCAB + 1)).astype(np.int64) + 2  # token i in about 1000 / i texts
 
 
+def _counts() -> TokenCounts:
+    return TokenCounts(_frequencies(), 3 * _frequencies(), 1000)
+
+
 def test_rows_have_unit_length_and_frequent_tokens_stand_on_the_sink() -> None:
     embedder = _embedder()
-    lexical_start(embedder.backbone, _frequencies(), 1000)
+    lexical_start(embedder.backbone, _counts())
     table = token_embedding(embedder.backbone).detach()
     torch.testing.assert_close(table.norm(dim=1), torch.ones(VOCAB))
     weights = frequency_weights(_frequencies(), 1000)
@@ -42,10 +46,9 @@ def test_rows_have_unit_length_and_frequent_tokens_stand_on_the_sink() -> None:
 
 def test_the_mean_over_the_texts_is_zero_and_the_sink_is_silent() -> None:
     embedder = _embedder()
-    lexical_start(embedder.backbone, _frequencies(), 1000)
+    lexical_start(embedder.backbone, _counts())
     table = token_embedding(embedder.backbone).detach()
-    counts = _frequencies()
-    tokens = torch.from_numpy(np.repeat(np.arange(VOCAB), counts))
+    tokens = torch.from_numpy(np.repeat(np.arange(VOCAB), _counts().in_all))
     torch.testing.assert_close(table[tokens, :-1].mean(0), torch.zeros(WIDTH - 1), atol=2e-3, rtol=0.0)
     with torch.no_grad():
         states = packed_states(embedder.backbone, pack([TokenizedSequence((1, 2, 250), ())]))
@@ -54,7 +57,7 @@ def test_the_mean_over_the_texts_is_zero_and_the_sink_is_silent() -> None:
 
 def test_a_rare_shared_word_outranks_many_frequent_ones() -> None:
     embedder = _embedder()
-    lexical_start(embedder.backbone, _frequencies(), 1000)
+    lexical_start(embedder.backbone, _counts())
     rare, frequent = 250, (1, 2, 3, 4)
     texts = [(*frequent, rare), (*frequent, 260, 261), (270, 271, rare, 272)]
     with torch.no_grad():
@@ -65,7 +68,7 @@ def test_a_rare_shared_word_outranks_many_frequent_ones() -> None:
 
 def test_the_damped_backbone_still_reads_both_ways() -> None:
     embedder = _embedder()
-    lexical_start(embedder.backbone, _frequencies(), 1000, damping=1e-2)
+    lexical_start(embedder.backbone, _counts(), damping=1e-2)
     require_bidirectional(embedder.backbone)
 
 
@@ -73,4 +76,4 @@ def test_too_little_text_is_refused() -> None:
     counts = np.zeros(VOCAB, dtype=np.int64)
     counts[: WIDTH // 2] = 5
     with pytest.raises(ModelError, match="lexical start needs more different tokens"):
-        lexical_start(_embedder().backbone, counts, 10)
+        lexical_start(_embedder().backbone, TokenCounts(counts, counts, 10))

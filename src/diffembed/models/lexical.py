@@ -14,6 +14,8 @@ averaged word vectors (Arora et al. 2017, "A simple but tough-to-beat baseline f
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -36,23 +38,29 @@ def frequency_weights(document_frequency: npt.NDArray[np.int64], documents: int)
     return weights
 
 
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """``[vocab]`` in how many documents each token stands and how often in all, and how many documents were read."""
+
+    in_documents: npt.NDArray[np.int64]
+    in_all: npt.NDArray[np.int64]
+    documents: int
+
+
 @torch.no_grad()
-def lexical_start(
-    model: PreTrainedModel, document_frequency: npt.NDArray[np.int64], documents: int, *, damping: float = 1e-3
-) -> None:
+def lexical_start(model: PreTrainedModel, counts: TokenCounts, *, damping: float = 1e-3) -> None:
     """Rewrite token rows, silence the last dimension of the final norm, damp the layers' output projections, in place.
 
     Args:
         model: a backbone of Qwen3's shape (``layers[i].self_attn.o_proj``, ``layers[i].mlp.down_proj``, ``norm``).
-        document_frequency: ``[vocab]`` in how many of the counted texts each token stands.
-        documents: how many texts were counted.
+        counts: how often tokens stand in the texts that the embedder will learn from.
         damping: factor on the output projections of attention and MLP.
 
     Raises:
         ModelError: too few different tokens were counted to whiten the table.
     """
     table = token_embedding(model)
-    seen = torch.from_numpy(document_frequency >= 2).to(table.device)
+    seen = torch.from_numpy(counts.in_documents >= 2).to(table.device)
     if int(seen.sum()) <= table.shape[1]:
         raise ModelError(
             f"a lexical start needs more different tokens than the table is wide ({table.shape[1]}), but only "
@@ -64,15 +72,16 @@ def lexical_start(
     rows = rows @ (vectors * values.clamp_min(values[-1] * 1e-6).rsqrt()) @ vectors.T
     rows[:, -1] = 0.0
     rows /= rows.norm(dim=1, keepdim=True).clamp_min(1e-6)
-    weights = torch.from_numpy(frequency_weights(document_frequency, documents)).to(table.device)
+    weights = torch.from_numpy(frequency_weights(counts.in_documents, counts.documents)).to(table.device)
     rows *= weights[:, None]
-    share = torch.from_numpy(document_frequency / document_frequency.sum()).to(rows)
+    share = torch.from_numpy(counts.in_all / counts.in_all.sum()).to(rows)
     rows -= share @ rows
     length = rows.norm(dim=1, keepdim=True)
     rows *= _BOUNDS[1] / length.clamp_min(_BOUNDS[1])
     rows[:, -1] = (1 - (rows**2).sum(1)).sqrt()
     table.copy_(rows)
-    model.norm.weight[-1] = 0.0
+    norm = model.get_submodule("norm").get_parameter("weight")
+    norm[-1] = 0.0
     for name, parameter in model.named_parameters():
         if name.endswith(("self_attn.o_proj.weight", "mlp.down_proj.weight")):
             parameter.mul_(damping)

@@ -51,7 +51,7 @@ class _ScaledSigns(torch.autograd.Function):
 
 
 def scaled_signs(mean: Tensor) -> Tensor:
-    """``sign(mean)`` (0 counts as +1, as in the packed bits) times the row's mean magnitude; the gradient is the identity.
+    """``sign(mean)`` (0 counts as +1, as in packed bits) times the row's mean magnitude; the gradient is the identity.
 
     The scale changes no cosine. It brings the signs to the length of the vector they stand for, so that the gradients
     of a binary loss and of the INT8 one are of one size (the scaling factor of Rastegari et al. 2016, XNOR-Net).

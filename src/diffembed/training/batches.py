@@ -9,6 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from diffembed.data.sources import PairSource, TextSource, schedule
+from diffembed.models.lexical import TokenCounts
 from diffembed.text.batching import IntArray, PackedBatch, TokenizedSequence, batches_by_tokens, pack
 from diffembed.training.recipe import SourceConfig, StageConfig
 from diffembed.training.tokenizer import EOT_ID
@@ -69,18 +70,20 @@ class StageData:
         cut = sum(len(i) > limit or len(t) > limit * _CHARACTERS_PER_TOKEN for i, t in zip(ids, texts, strict=True))
         return [i[:limit] for i in ids], cut
 
-    def document_frequency(self, texts: int = 24_000) -> tuple[IntArray, int]:
-        """In how many of about ``texts`` documents, drawn evenly from the sources, each token stands; and how many."""
+    def token_counts(self, texts: int = 24_000) -> TokenCounts:
+        """How often the tokens stand in about ``texts`` documents, drawn evenly from the sources."""
         share = -(-texts // len(self.sources))
-        counts = np.zeros(self.tokenizer.get_vocab_size(), dtype=np.int64)
+        in_documents, in_all = (np.zeros(self.tokenizer.get_vocab_size(), dtype=np.int64) for _ in range(2))
         read = 0
         for config, source in zip(self.stage.source, self.sources, strict=True):
             rows = source.rows(0, min(share, len(source)))
             documents = [row if isinstance(row, str) else row[1] for row in rows]
             for ids in self._tokenize(documents, config.document_tokens)[0]:
-                counts[np.unique(np.array(ids, dtype=np.int64))] += 1
+                tokens, times = np.unique(np.array(ids, dtype=np.int64), return_counts=True)
+                in_documents[tokens] += 1
+                in_all[tokens] += times
             read += len(rows)
-        return counts, read
+        return TokenCounts(in_documents, in_all, read)
 
     def text_batches(self, step: int) -> list[PackedBatch]:
         """Micro-batches of one language-model step: windows of ``sequence_tokens`` at random places of texts."""

@@ -162,7 +162,7 @@ class _Run:
             require_bidirectional(embedder.backbone)
         data = StageData(stage, tokenizer, self.data_root, self.recipe.run.seed)
         if stage.lexical_start:
-            lexical_start(embedder.backbone, *data.document_frequency())
+            lexical_start(embedder.backbone, data.token_counts())
             self._score_start(stage, embedder, tokenizer)
         before = self._held_out(stage, embedder, tokenizer)
         facts = train(
