@@ -20,6 +20,8 @@ from diffembed.vectors.quantize import FloatArray
 
 GRAPHS: dict[str, str] = {"int8": "onnx/model_int8.onnx", "fp32": "onnx/model.onnx"}
 _WEIGHTS = "model.safetensors"
+_ALONE = 96  # up to so many padded tokens one thread is faster than handing parts of each operator to others
+_TWICE = 64 << 20  # bytes of a graph that may be held twice, once for one thread and once for all
 
 
 def find_graph(root: Path, precision: Literal["auto", "int8", "fp32"] = "auto") -> tuple[str, Path] | None:
@@ -31,7 +33,10 @@ def find_graph(root: Path, precision: Literal["auto", "int8", "fp32"] = "auto") 
 
 
 class OnnxRuntime:
-    """An onnxruntime session over one graph of a model directory.
+    """onnxruntime over one graph of a model directory: on one thread for a query, on all for a batch.
+
+    The threads of an operator wait for each other some sixty times a query, and asleep, which costs a small input more
+    than it gains. A graph too large to hold twice has one session only.
 
     Args:
         root: the model directory.
@@ -59,8 +64,29 @@ class OnnxRuntime:
         if found is None:
             wanted = "ONNX graph" if precision == "auto" else f"{precision} ONNX graph ({GRAPHS[precision]})"
             raise ModelError(f"{root} has no {wanted}; make it with: diffembed export {root} --into {root}")
-        self.precision, file = found
+        self.precision, self._file = found
         self._pad = pad_token_id
+        self._threads = threads
+        weights = root / _WEIGHTS
+        stored = check_safetensors(weights)
+        self._table = token_table(stored)
+        # The table stays on disk, mapped; kept on self because sessions only borrow its memory.
+        self._rows: Any = None
+        if self._table is not None:
+            self._rows = ort.OrtValue.ortvalue_from_numpy(map_tensor(weights, stored[self._table]))
+        self._sessions: dict[bool, Any] = {}
+        self._split = threads != 1 and self._file.stat().st_size <= _TWICE
+        self._session(alone=self._split)
+
+    def _session(self, *, alone: bool) -> Any:
+        """The session that runs on one thread (``alone``), or the one that runs on all; made when first needed."""
+        if alone not in self._sessions:
+            self._sessions[alone] = self._open(1 if alone else self._threads)
+        return self._sessions[alone]
+
+    def _open(self, threads: int | None) -> Any:
+        import onnxruntime as ort
+
         options = ort.SessionOptions()
         # Graphs are written in their final form: optimising them again would only cost start-up time.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -70,29 +96,29 @@ class OnnxRuntime:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
-        weights = root / _WEIGHTS
-        stored = check_safetensors(weights)
-        table = token_table(stored)
-        if table is not None:
-            # The table stays on disk, mapped; kept on self because the session only borrows its memory.
-            self._table = ort.OrtValue.ortvalue_from_numpy(map_tensor(weights, stored[table]))
-            options.add_external_initializers([table], [self._table])
+        if self._table is not None:
+            options.add_external_initializers([self._table], [self._rows])
         try:
-            self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(str(self._file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no public base
             first = str(error).strip().splitlines()[0]
             raise ModelError(
-                f"{file} does not load ({first}); copy it again or make it with: diffembed export"
+                f"{self._file} does not load ({first}); copy it again or make it with: diffembed export"
             ) from None
+
+    def _run(self, output: str, batch: PackedBatch) -> Any:
+        inputs = padded_inputs(batch, self._pad)
+        session = self._session(alone=self._split and inputs["input_ids"].size <= _ALONE)
+        return session.run([output], inputs)[0]
 
     def span_means(self, batch: PackedBatch) -> FloatArray:
         """``[spans, hidden]`` float32."""
-        means: FloatArray = self._session.run(["mean"], padded_inputs(batch, self._pad))[0]
+        means: FloatArray = self._run("mean", batch)
         return means
 
     def span_int8(self, batch: PackedBatch) -> Any:
         """``[spans, hidden]`` int8 from the graph's own quantizer (models trained through it only)."""
-        return self._session.run(["int8"], padded_inputs(batch, self._pad))[0]
+        return self._run("int8", batch)
 
 
 def padded_inputs(batch: PackedBatch, pad_token_id: int) -> dict[str, Any]:
