@@ -30,7 +30,7 @@ from diffembed.evaluation.retrieval import evaluate_encoder
 from diffembed.vectors.embeddings import Embeddings, VectorDtype
 from diffembed.vectors.quantize import pack_signs, unit
 
-SETS = ("en-nq", "en-wiki-ctx", "en-office-help", "en-man", "tool-apibench", "reason-planetmath", "reason-concepts")
+SETS = ("en-nq", "en-wiki-ctx", "en-office-help", "en-man", "en-squad-sent", "en-wordnet-sense", "tool-apibench")
 
 
 class EncodedOnce:
