@@ -30,7 +30,7 @@ from diffembed.models.checkpoint import ModelConfig, load_backbone, load_tokeniz
 from diffembed.models.embedder import Embedder
 from diffembed.models.files import atomic_file
 from diffembed.models.lexical import lexical_start
-from diffembed.models.quantizer import scaled_signs, tanh_int8
+from diffembed.models.quantizer import signs, tanh_int8
 from diffembed.objectives.contrastive import matryoshka, pair_info_nce
 from diffembed.training.batches import PairBatch, StageData
 from diffembed.training.card import model_card
@@ -315,8 +315,8 @@ def pair_loss(embedder: Embedder, batch: PairBatch, stage: StageConfig, dims: tu
 
         total = matryoshka(loss, tanh_int8, ordered[:count], ordered[count:], dims)
         if stage.binary_weight:
-            signs = matryoshka(loss, scaled_signs, ordered[:count], ordered[count:], dims)
-            total = total + stage.binary_weight * signs
+            binary = matryoshka(loss, signs, ordered[:count], ordered[count:], dims)
+            total = total + stage.binary_weight * binary
         return total
 
 
