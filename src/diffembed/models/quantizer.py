@@ -54,7 +54,7 @@ class _Signs(torch.autograd.Function):
 def signs(mean: Tensor) -> Tensor:
     """``sign(mean)`` as -1 and 1 (0 counts as 1, as in packed bits), with the gradient of a hard tanh.
 
-    Rows are brought to a root mean square of 1 first, which changes no sign: the gradient then cannot make a row longer,
+    Rows get a root mean square of 1 first, which changes no sign: the gradient then cannot make a row longer,
     only turn it, and passes where a value is within that size (Hubara et al. 2016, arXiv 1602.02830, section 1.3).
 
     >>> x = torch.tensor([[0.5, -0.25, 0.0, 2.0]], requires_grad=True)
