@@ -37,11 +37,11 @@ class EncodedOnce:
     """An encoder that reads every text once, as float32, and makes the other types and widths from that.
 
     For a model trained through the tanh quantizer float32 is tanh(mean), so INT8 is its 127-fold, rounded, and the
-    signs are its signs; ``check`` compares with what the encoder itself gives.
+    signs are its signs; ``check`` compares with what the encoder itself gives. Read as ``int8`` it has INT8 only.
     """
 
-    def __init__(self, inner: Encoder) -> None:
-        self.inner = inner
+    def __init__(self, inner: Encoder, read_as: VectorDtype = "float32") -> None:
+        self.inner, self.read_as = inner, read_as
         self.kept: dict[int, Embeddings] = {}
 
     def encode_queries(
@@ -57,16 +57,24 @@ class EncodedOnce:
     def _encode(self, texts: Sequence[str], dtype: VectorDtype, dims: int | None) -> Embeddings:
         key = hash(tuple(texts))
         if key not in self.kept:
-            self.kept[key] = self.inner.encode_documents(texts, dtype="float32", truncate=True)
+            self.kept[key] = self.inner.encode_documents(texts, dtype=self.read_as, truncate=True)
         whole = self.kept[key]
+        if dtype == self.read_as:
+            return dataclasses.replace(whole, values=whole.values[:, :dims], dims=dims or whole.dims)
         return dataclasses.replace(whole, values=cut(whole.values, dtype, dims), dtype=dtype, dims=dims or whole.dims)
 
     def check(self, texts: Sequence[str]) -> None:
-        """Raises ``AssertionError`` where the encoder's own INT8 or bits are not those made here."""
+        """Raises ``AssertionError`` where the encoder's own INT8 or bits are not those made here.
+
+        A value on the border between two integers may fall to either side: at most one in a thousand, by one.
+        """
+        made = self.inner.encode_documents(texts, dtype="float32", truncate=True).values
         for dtype in ("int8", "binary"):
             own = self.inner.encode_documents(texts, dtype=dtype, truncate=True).values
-            made = cut(self.inner.encode_documents(texts, dtype="float32", truncate=True).values, dtype, None)
-            assert np.array_equal(own, made), f"{dtype} made from float32 differs from the encoder's own"
+            different = own != cut(made, dtype, None)
+            assert different.mean() < 1e-3, (
+                f"{dtype} made from float32 is not the encoder's own: {different.mean():.2%}"
+            )
 
 
 def cut(values: np.ndarray, dtype: VectorDtype, dims: int | None) -> np.ndarray:
@@ -85,7 +93,7 @@ def main() -> None:
     args = options.parse_args()
     sets = args.sets[:1] if args.quick else args.sets
     full = EncodedOnce(Encoder.load(args.model, runtime="torch", precision="fp32"))
-    small = EncodedOnce(Encoder.load(args.model, runtime="onnx", precision="int8"))
+    small = EncodedOnce(Encoder.load(args.model, runtime="onnx", precision="int8"), "int8")
     dims = full.inner.dims
     variants: list[tuple[str, EncodedOnce, VectorDtype, VectorDtype]] = [
         ("torch-fp32.float32", full, "float32", "float32"),
@@ -102,14 +110,14 @@ def main() -> None:
         progress(f"{name}: {len(task.texts)} documents")
         for encoder in (full, small):
             encoder.kept.clear()
-            encoder.check(list(task.texts[:64]))
+        full.check(list(task.texts[:64]))
         for label, encoder, dtype, query_dtype in variants:
             for width in dims:
                 report_ = evaluate_encoder(task, encoder, dtype=dtype, query_dtype=query_dtype, dims=width)
                 scores.setdefault(f"{label}.{width}", []).append(report_.scores["ndcg@10"])
             metrics[f"{name}.{label.replace('.', '-')}.ndcg@10"] = scores[f"{label}.{dims[-1]}"][-1]
         texts = [t for t in task.texts if t.strip()]
-        a, b = (unit(e.encode_documents(texts, dtype="float32").values) for e in (full, small))
+        a, b = (unit(e.encode_documents(texts, dtype="int8").values) for e in (full, small))
         cosines.append((a * b).sum(axis=1))
     means = {key: float(np.mean(values)) for key, values in scores.items()}
     metrics |= {f"{key}.ndcg@10": value for key, value in means.items()}
