@@ -76,7 +76,8 @@ class OnnxRuntime:
             self._rows = ort.OrtValue.ortvalue_from_numpy(map_tensor(weights, stored[self._table]))
         self._sessions: dict[bool, Any] = {}
         self._split = threads != 1 and self._file.stat().st_size <= _TWICE
-        self._session(alone=self._split)
+        self._asked_alone = 0
+        self._session(alone=False)
 
     def _session(self, *, alone: bool) -> Any:
         """The session that runs on one thread (``alone``), or the one that runs on all; made when first needed."""
@@ -108,8 +109,10 @@ class OnnxRuntime:
 
     def _run(self, output: str, batch: PackedBatch) -> Any:
         inputs = padded_inputs(batch, self._pad)
-        session = self._session(alone=self._split and inputs["input_ids"].size <= _ALONE)
-        return session.run([output], inputs)[0]
+        small = self._split and inputs["input_ids"].size <= _ALONE
+        self._asked_alone += small
+        # A process that asks once would wait longer for the second session than it gains.
+        return self._session(alone=small and self._asked_alone > 1).run([output], inputs)[0]
 
     def span_means(self, batch: PackedBatch) -> FloatArray:
         """``[spans, hidden]`` float32."""
