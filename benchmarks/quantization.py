@@ -42,7 +42,7 @@ class EncodedOnce:
 
     def __init__(self, inner: Encoder, read_as: VectorDtype = "float32") -> None:
         self.inner, self.read_as = inner, read_as
-        self.kept: dict[int, Embeddings] = {}
+        self.kept: dict[tuple[str, ...], Embeddings] = {}
 
     def encode_queries(
         self, texts: Sequence[str], *, dtype: VectorDtype = "int8", dims: int | None = None, **_: Any
@@ -55,7 +55,7 @@ class EncodedOnce:
         raise NotImplementedError("this benchmark is for models that read chunks singly")
 
     def _encode(self, texts: Sequence[str], dtype: VectorDtype, dims: int | None) -> Embeddings:
-        key = hash(tuple(texts))
+        key = tuple(texts)
         if key not in self.kept:
             self.kept[key] = self.inner.encode_documents(texts, dtype=self.read_as, truncate=True)
         whole = self.kept[key]
