@@ -106,17 +106,3 @@ def test_default_runtime_needs_no_torch(tiny_model_dir: Path) -> None:
         check=False,
     )
     assert done.stdout == "(1, 64)\n", done.stderr
-
-
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_one_thread_and_all_give_the_same_vectors(tiny_model_dir: Path, precision: str) -> None:
-    """A query runs on one thread, a batch on all; a machine's number of cores must not change a vector."""
-    sequences = [TokenizedSequence(tuple(range(3, 3 + n)), ((0, n),)) for n in (5, 40, 17, 60)]
-    runtime = OnnxRuntime(tiny_model_dir, precision=precision, threads=2)  # type: ignore[arg-type]
-    batch = runtime.span_means(pack(sequences))
-    alone = np.concatenate([runtime.span_means(pack([sequence])) for sequence in sequences])
-    assert set(runtime._sessions) == {True, False}
-    np.testing.assert_allclose(alone, batch, atol=1e-4)
-    one_only = OnnxRuntime(tiny_model_dir, precision=precision, threads=1)  # type: ignore[arg-type]
-    np.testing.assert_allclose(one_only.span_means(pack(sequences)), batch, atol=1e-4)
-    assert len(one_only._sessions) == 1

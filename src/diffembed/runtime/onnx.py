@@ -20,8 +20,6 @@ from diffembed.vectors.quantize import FloatArray
 
 GRAPHS: dict[str, str] = {"int8": "onnx/model_int8.onnx", "fp32": "onnx/model.onnx"}
 _WEIGHTS = "model.safetensors"
-_ALONE = 96  # up to so many padded tokens one thread is faster than handing parts of each operator to others
-_TWICE = 64 << 20  # bytes of a graph that may be held twice, once for one thread and once for all
 
 
 def find_graph(root: Path, precision: Literal["auto", "int8", "fp32"] = "auto") -> tuple[str, Path] | None:
@@ -33,10 +31,7 @@ def find_graph(root: Path, precision: Literal["auto", "int8", "fp32"] = "auto") 
 
 
 class OnnxRuntime:
-    """onnxruntime over one graph of a model directory: on one thread for a query, on all for a batch.
-
-    The threads of an operator wait for each other some sixty times a query, and asleep, which costs a small input more
-    than it gains. A graph too large to hold twice has one session only.
+    """onnxruntime over one graph of a model directory.
 
     Args:
         root: the model directory.
@@ -64,30 +59,11 @@ class OnnxRuntime:
         if found is None:
             wanted = "ONNX graph" if precision == "auto" else f"{precision} ONNX graph ({GRAPHS[precision]})"
             raise ModelError(f"{root} has no {wanted}; make it with: diffembed export {root} --into {root}")
-        self.precision, self._file = found
+        self.precision, file = found
         self._pad = pad_token_id
-        self._threads = threads
         weights = root / _WEIGHTS
         stored = check_safetensors(weights)
-        self._table = token_table(stored)
-        # The table stays on disk, mapped; kept on self because sessions only borrow its memory.
-        self._rows: Any = None
-        if self._table is not None:
-            self._rows = ort.OrtValue.ortvalue_from_numpy(map_tensor(weights, stored[self._table]))
-        self._sessions: dict[bool, Any] = {}
-        self._split = threads != 1 and self._file.stat().st_size <= _TWICE
-        self._asked_alone = 0
-        self._session(alone=False)
-
-    def _session(self, *, alone: bool) -> Any:
-        """The session that runs on one thread (``alone``), or the one that runs on all; made when first needed."""
-        if alone not in self._sessions:
-            self._sessions[alone] = self._open(1 if alone else self._threads)
-        return self._sessions[alone]
-
-    def _open(self, threads: int | None) -> Any:
-        import onnxruntime as ort
-
+        table = token_table(stored)
         options = ort.SessionOptions()
         # Graphs are written in their final form: optimising them again would only cost start-up time.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -97,22 +73,21 @@ class OnnxRuntime:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
-        if self._table is not None:
-            options.add_external_initializers([self._table], [self._rows])
+        # The table stays on disk, mapped; kept on self because the session only borrows its memory.
+        self._rows: Any = None
+        if table is not None:
+            self._rows = ort.OrtValue.ortvalue_from_numpy(map_tensor(weights, stored[table]))
+            options.add_external_initializers([table], [self._rows])
         try:
-            return ort.InferenceSession(str(self._file), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no public base
             first = str(error).strip().splitlines()[0]
             raise ModelError(
-                f"{self._file} does not load ({first}); copy it again or make it with: diffembed export"
+                f"{file} does not load ({first}); copy it again or make it with: diffembed export"
             ) from None
 
     def _run(self, output: str, batch: PackedBatch) -> Any:
-        inputs = padded_inputs(batch, self._pad)
-        small = self._split and inputs["input_ids"].size <= _ALONE
-        self._asked_alone += small
-        # A process that asks once would wait longer for the second session than it gains.
-        return self._session(alone=small and self._asked_alone > 1).run([output], inputs)[0]
+        return self._session.run([output], padded_inputs(batch, self._pad))[0]
 
     def span_means(self, batch: PackedBatch) -> FloatArray:
         """``[spans, hidden]`` float32."""
