@@ -70,7 +70,7 @@ class Contender:
 
     def key(self, data: DataSet, split: str) -> str:
         parts = (data.name, data.digest, split, self.label, self.fingerprint, self.dtype, str(self.dims))
-        return "|".join(parts)
+        return "|".join(parts if self.compute == "float32" else (*parts, self.compute))
 
     def score(self, data: DataSet, split: Any) -> RetrievalReport:
         task = load_beir(data.path, split)
@@ -305,11 +305,13 @@ def run(args: argparse.Namespace) -> int:
             where = f"{contest.label} {number}/{len(chosen)} {data.name}"
             progress(f"{where}: {score} ({report.documents} documents, {took}{cut})")
     shown = chosen if args.quick else sets
-    metrics = metrics_of(shown, collect(shown, cache.entries().values(), args.split))
+    table = collect(shown, cache.entries().values(), args.split)
+    metrics = metrics_of(shown, table)
+    rounded = sum(entry.get("compute", "float32") != "float32" for row in table.values() for entry in row.values())
     notes = (
         f"Split {args.split}, whole corpora. A group's mean stands only for models scored on all of its sets (`sets` "
         "says on how many); to-bm25 is mean nDCG@10 over bm25's mean on the sets that both have. "
-        "truncated counts inputs cut to the model's limit."
+        f"truncated counts inputs cut to the model's limit. {rounded} scores were computed in bfloat16."
     )
     result = make_result(args.name, metrics, notes=notes, packages=("bm25s", "pytrec-eval-terrier"))
     write_result(result_path(args), result)

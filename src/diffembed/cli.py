@@ -290,6 +290,9 @@ def evaluate_retrieval(
     dtype: Annotated[
         Dtype | None, typer.Option("--dtype", help="The form of the vectors: int8, float32 for st:.")
     ] = None,
+    query_dtype: Annotated[
+        Dtype | None, typer.Option("--query-dtype", help="Of the queries alone: int8 or float32 beside --dtype binary.")
+    ] = None,
     dims: DimsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -299,12 +302,19 @@ def evaluate_retrieval(
     Examples:
       diffembed evaluate retrieval --data my-data --split dev
       diffembed evaluate retrieval --data my-data --model st:all-MiniLM-L6-v2 --json
+      diffembed evaluate retrieval --data my-data --dtype binary --query-dtype int8
       diffembed evaluate retrieval --data my-data --model bm25
     """
     from diffembed import verbs
 
     verbs.evaluate_retrieval(
-        data, model=model, split=split.value, dtype=dtype.value if dtype else None, dims=dims, as_json=as_json
+        data,
+        model=model,
+        split=split.value,
+        dtype=dtype.value if dtype else None,
+        query_dtype=query_dtype.value if query_dtype else None,
+        dims=dims,
+        as_json=as_json,
     )
 
 

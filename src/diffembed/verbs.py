@@ -118,20 +118,30 @@ def infill(
 
 
 def evaluate_retrieval(
-    data: Path, *, model: str, split: Split, dtype: VectorDtype | None, dims: int | None, as_json: bool
+    data: Path,
+    *,
+    model: str,
+    split: Split,
+    dtype: VectorDtype | None,
+    query_dtype: VectorDtype | None,
+    dims: int | None,
+    as_json: bool,
 ) -> None:
     """``diffembed evaluate retrieval``."""
     from diffembed.evaluation import evaluate_retrieval as evaluate
 
     with console.progress("encoding") as tick:
-        report = evaluate(data, model=model, split=split, dtype=dtype, dims=dims, progress=tick)
+        report = evaluate(
+            data, model=model, split=split, dtype=dtype, query_dtype=query_dtype, dims=dims, progress=tick
+        )
     if as_json:
         console.emit_json(report.to_dict())
         return
     rows: list[tuple[str, object]] = [*report.scores.items()]
     rows += [("queries", report.queries), ("documents", report.documents), ("truncated", report.truncated)]
     rows += [("seconds", round(report.seconds, 2)), ("tokens/s", round(report.tokens_per_second))]
-    vectors = "bm25" if report.dims == 0 else f"{report.model}, {report.dtype}, {report.dims} dims"
+    kind = report.dtype if report.query_dtype == report.dtype else f"{report.query_dtype} queries on {report.dtype}"
+    vectors = "bm25" if report.dims == 0 else f"{report.model}, {kind}, {report.dims} dims"
     console.emit(f"{report.data} ({report.split} queries): {vectors}{', chunks read together' * report.contextual}\n")
     console.emit("\n".join(f"{name:<12}{_number(value):>10}" for name, value in rows))
 

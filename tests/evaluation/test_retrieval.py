@@ -22,6 +22,7 @@ from diffembed.evaluation import RetrievalTask, evaluate_bm25, evaluate_encoder,
 from diffembed.evaluation.baselines import Bm25, SentenceTransformersEncoder, words
 from diffembed.evaluation.retrieval import search
 from diffembed.vectors.embeddings import Embeddings, VectorDtype
+from diffembed.vectors.similarity import similarity
 
 Progress = Callable[[int, int], None] | None
 WIDTH = 256  # wide enough that the hashes of these few words differ
@@ -123,6 +124,26 @@ def test_report(dtype: VectorDtype) -> None:
     assert seen == [(4, 4)]
     assert json.loads(report.to_json()) == report.to_dict()
     assert [kind for kind, _ in encoder.asked] == ["queries", "documents"]
+
+
+def test_int8_queries_search_binary_documents() -> None:
+    """Scores by hand: int8 bag-of-words counts against the signs of the documents' counts."""
+    encoder = BagOfWords()
+    report = evaluate_encoder(TASK, encoder, dtype="binary", query_dtype="int8")
+    assert (report.dtype, report.query_dtype) == ("binary", "int8")
+    queries = encoder.encode_queries(list(TASK.queries.values()), dtype="int8")
+    kept = [0, 1, 3, 4]
+    documents = encoder.encode_documents([TASK.texts[i] for i in kept], dtype="binary")
+    run = search(TASK, queries, documents, kept)
+    signs = np.unpackbits(documents.values, axis=1, count=documents.dims, bitorder="little") * 2.0 - 1.0
+    wanted = queries.values.astype(float) @ signs.T / np.linalg.norm(queries.values.astype(float), axis=1)[:, None]
+    wanted /= documents.dims**0.5
+    for row, query in enumerate(TASK.queries):
+        for column, document in enumerate(kept):
+            assert run[query][TASK.document_ids[document]] == pytest.approx(wanted[row, column], abs=1e-6)
+    np.testing.assert_allclose(similarity(queries, documents), wanted, atol=1e-6)
+    with pytest.raises(InputError, match="binary queries cannot search int8 documents"):
+        evaluate_encoder(TASK, encoder, dtype="int8", query_dtype="binary")
 
 
 def test_contextual_encoders_get_whole_documents_in_order() -> None:

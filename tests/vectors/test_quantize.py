@@ -91,3 +91,17 @@ def test_torch_form_is_equal() -> None:
     # tanh of numpy and torch may differ in the last bit, which can move a value that sits on a rounding border.
     assert np.abs(ours - theirs).max() <= 1
     assert (ours != theirs).mean() < 1e-4
+
+
+def test_torch_signs_are_the_packed_bits_with_the_gradient_of_a_hard_tanh() -> None:
+    torch = pytest.importorskip("torch")
+    from diffembed.models.quantizer import signs
+
+    mean = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, (32, 64))).requires_grad_()
+    weights = torch.from_numpy(np.random.default_rng(1).normal(size=(32, 64)))
+    made = signs(mean)
+    np.testing.assert_array_equal(made.detach().numpy(), unpack_signs(pack_signs(mean.detach().numpy()), 64))
+    (made * weights).sum().backward()
+    soft = mean.detach().clone().requires_grad_()
+    (torch.nn.functional.hardtanh(soft / soft.pow(2).mean(-1, keepdim=True).sqrt()) * weights).sum().backward()
+    torch.testing.assert_close(mean.grad, soft.grad)

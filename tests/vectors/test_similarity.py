@@ -39,7 +39,9 @@ def test_hamming_and_binary_similarity(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unlike_vectors_are_refused() -> None:
-    with pytest.raises(InputError, match="same dtype and dims"):
-        similarity(Embeddings(LEFT, "float32", 32), Embeddings(pack_signs(RIGHT), "binary", 32))
+    with pytest.raises(InputError, match="same dtype or the right side as binary"):
+        similarity(Embeddings(pack_signs(LEFT), "binary", 32), Embeddings(RIGHT, "float32", 32))
+    with pytest.raises(InputError, match="with the same dims"):
+        similarity(Embeddings(LEFT, "float32", 32), Embeddings(pack_signs(RIGHT[:, :16]), "binary", 16))
     with pytest.raises(InputError, match="32 wide with rows 16 wide"):
         cosine(LEFT, RIGHT[:, :16])

@@ -78,7 +78,7 @@ class RetrievalReport:
 
     Attributes:
         data, model, split: what was scored.
-        dtype, dims: the vectors (``"none"`` and 0 for bm25).
+        dtype, query_dtype, dims: the vectors (``"none"`` and 0 for bm25).
         contextual: chunks of a document were encoded together.
         scores: ``ndcg@10, mrr@10, recall@1, recall@10, recall@100``, each 0..1, the mean over the queries.
         queries, documents: how many were asked and searched.
@@ -95,6 +95,7 @@ class RetrievalReport:
     model: str
     split: str
     dtype: str
+    query_dtype: str
     dims: int
     contextual: bool
     scores: dict[str, float]
@@ -126,6 +127,7 @@ def evaluate_retrieval(
     model: str = "default",
     split: Split = "all",
     dtype: VectorDtype | None = None,
+    query_dtype: VectorDtype | None = None,
     dims: int | None = None,
     progress: Progress = None,
 ) -> RetrievalReport:
@@ -136,6 +138,7 @@ def evaluate_retrieval(
         model: ``default``, a model directory, a hub id, ``st:NAME_OR_PATH`` or ``bm25``.
         split: ``train``, ``dev`` (the hash rule) or ``all`` queries; the corpus is always whole.
         dtype: ``int8`` unless given; ``float32`` for ``st:``, which has no other.
+        query_dtype: of the queries, where it is not that of the documents (int8 or float32 against binary).
         dims: a trained width; the full one unless given.
         progress: called with (documents encoded, documents).
 
@@ -143,8 +146,8 @@ def evaluate_retrieval(
     ``MissingExtraError`` where bm25s, sentence-transformers or pytrec-eval-terrier is missing.
     """
     if model == "bm25":
-        if dtype is not None or dims is not None:
-            raise InputError("bm25 has no vectors; leave dtype and dims out")
+        if dtype is not None or query_dtype is not None or dims is not None:
+            raise InputError("bm25 has no vectors; leave dtype, query_dtype and dims out")
         return evaluate_bm25(load_beir(data, split), split=split, progress=progress)
     task = load_beir(data, split)
     encoder: TextEncoder
@@ -156,7 +159,14 @@ def evaluate_retrieval(
 
         encoder = Encoder.load(model)
     return evaluate_encoder(
-        task, encoder, dtype=dtype or "int8", dims=dims, model=model, split=split, progress=progress
+        task,
+        encoder,
+        dtype=dtype or "int8",
+        query_dtype=query_dtype,
+        dims=dims,
+        model=model,
+        split=split,
+        progress=progress,
     )
 
 
@@ -165,14 +175,18 @@ def evaluate_encoder(
     encoder: TextEncoder,
     *,
     dtype: VectorDtype = "int8",
+    query_dtype: VectorDtype | None = None,
     dims: int | None = None,
     model: str | None = None,
     split: str = "all",
     progress: Progress = None,
 ) -> RetrievalReport:
     """Score anything that encodes. ``model`` and ``split`` only name it in the report."""
+    query_dtype = query_dtype or dtype
+    if dtype not in (query_dtype, "binary"):
+        raise InputError(f"{query_dtype} queries cannot search {dtype} documents; use one dtype, or binary documents")
     start = time.perf_counter()
-    queries = encoder.encode_queries(list(task.queries.values()), dtype=dtype, dims=dims, truncate=True)
+    queries = encoder.encode_queries(list(task.queries.values()), dtype=query_dtype, dims=dims, truncate=True)
     documents, rows, contextual = _encode_documents(task, encoder, dtype, dims, progress)
     encoded = time.perf_counter()
     run = search(task, queries, documents, rows)
@@ -183,6 +197,7 @@ def evaluate_encoder(
         model=model or str(getattr(encoder, "model_id", type(encoder).__name__)),
         split=split,
         dtype=dtype,
+        query_dtype=query_dtype,
         dims=documents.dims,
         contextual=contextual,
         scores=score_run(task.qrels, run),
@@ -223,6 +238,7 @@ def evaluate_bm25(task: RetrievalTask, *, split: str = "all", progress: Progress
         model="bm25",
         split=split,
         dtype="none",
+        query_dtype="none",
         dims=0,
         contextual=False,
         scores=score_run(task.qrels, run),

@@ -31,7 +31,7 @@ def find_graph(root: Path, precision: Literal["auto", "int8", "fp32"] = "auto") 
 
 
 class OnnxRuntime:
-    """An onnxruntime session over one graph of a model directory.
+    """onnxruntime over one graph of a model directory.
 
     Args:
         root: the model directory.
@@ -61,6 +61,9 @@ class OnnxRuntime:
             raise ModelError(f"{root} has no {wanted}; make it with: diffembed export {root} --into {root}")
         self.precision, file = found
         self._pad = pad_token_id
+        weights = root / _WEIGHTS
+        stored = check_safetensors(weights)
+        table = token_table(stored)
         options = ort.SessionOptions()
         # Graphs are written in their final form: optimising them again would only cost start-up time.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -70,13 +73,11 @@ class OnnxRuntime:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
-        weights = root / _WEIGHTS
-        stored = check_safetensors(weights)
-        table = token_table(stored)
+        # The table stays on disk, mapped; kept on self because the session only borrows its memory.
+        self._rows: Any = None
         if table is not None:
-            # The table stays on disk, mapped; kept on self because the session only borrows its memory.
-            self._table = ort.OrtValue.ortvalue_from_numpy(map_tensor(weights, stored[table]))
-            options.add_external_initializers([table], [self._table])
+            self._rows = ort.OrtValue.ortvalue_from_numpy(map_tensor(weights, stored[table]))
+            options.add_external_initializers([table], [self._rows])
         try:
             self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no public base
@@ -85,14 +86,17 @@ class OnnxRuntime:
                 f"{file} does not load ({first}); copy it again or make it with: diffembed export"
             ) from None
 
+    def _run(self, output: str, batch: PackedBatch) -> Any:
+        return self._session.run([output], padded_inputs(batch, self._pad))[0]
+
     def span_means(self, batch: PackedBatch) -> FloatArray:
         """``[spans, hidden]`` float32."""
-        means: FloatArray = self._session.run(["mean"], padded_inputs(batch, self._pad))[0]
+        means: FloatArray = self._run("mean", batch)
         return means
 
     def span_int8(self, batch: PackedBatch) -> Any:
         """``[spans, hidden]`` int8 from the graph's own quantizer (models trained through it only)."""
-        return self._session.run(["int8"], padded_inputs(batch, self._pad))[0]
+        return self._run("int8", batch)
 
 
 def padded_inputs(batch: PackedBatch, pad_token_id: int) -> dict[str, Any]:

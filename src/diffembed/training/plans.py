@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from diffembed.models.embedder import Embedder
-from diffembed.models.quantizer import scaled_signs, tanh_int8
+from diffembed.models.quantizer import signs, tanh_int8
 from diffembed.objectives.contrastive import matryoshka, pair_info_nce
 from diffembed.objectives.targets import Targets
 from diffembed.training.batches import PairBatch, StageData
@@ -85,6 +85,6 @@ def pair_loss(embedder: Embedder, batch: PairBatch, stage: StageConfig, dims: tu
 
         total = matryoshka(loss, tanh_int8, ordered[:count], ordered[count:], dims)
         if stage.binary_weight:
-            signs = matryoshka(loss, scaled_signs, ordered[:count], ordered[count:], dims)
-            total = total + stage.binary_weight * signs
+            binary = matryoshka(loss, signs, ordered[:count], ordered[count:], dims)
+            total = total + stage.binary_weight * binary
         return total

@@ -1,7 +1,8 @@
 """How to compare vectors of every dtype: cosine for float32 and int8, Hamming for packed bits.
 
 INT8 vectors are not of unit length and must not be normalised before rounding; cosine on the integers is the
-similarity they were trained for. For packed bits the cosine of the -1/+1 vectors is ``1 - 2 h / d``.
+similarity they were trained for. For packed bits the cosine of the -1/+1 vectors is ``1 - 2 h / d``. A float32 or int8
+query may also be compared with packed documents (asymmetric): the documents stay as small, and the query loses nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from diffembed.errors import InputError
 from diffembed.vectors.embeddings import Embeddings, VectorDtype
-from diffembed.vectors.quantize import FloatArray, unit
+from diffembed.vectors.quantize import FloatArray, unit, unpack_signs
 
 # Elements of one block of XORed bytes: keeps the temporary of a large binary comparison near 16 MB.
 _BLOCK_BYTES = 1 << 24
@@ -46,17 +47,24 @@ def hamming(left_QB: npt.NDArray[np.uint8], right_NB: npt.NDArray[np.uint8]) -> 
 
 
 def similarity(left: Embeddings, right: Embeddings) -> FloatArray:
-    """``[Q, N]`` similarities in [-1, 1] of two sets of vectors of the same dtype and width.
+    """``[Q, N]`` similarities in [-1, 1] of two sets of vectors of one width.
 
+    Both are of the same dtype, or ``left`` (the queries) is float32 or int8 and ``right`` (the documents) binary.
+
+    >>> q = Embeddings(np.array([[3, 0, 0, -4, 0, 0, 0, 0]], np.int8), "int8", 8)
+    >>> (similarity(q, Embeddings(np.array([[1], [8]], np.uint8), "binary", 8)) * 5 * 8**0.5).round(3).tolist()
+    [[7.0, -7.0]]
     >>> e = Embeddings(np.array([[9]], np.uint8), "binary", 8)
     >>> similarity(e, Embeddings(np.array([[9], [8]], np.uint8), "binary", 8)).tolist()
     [[1.0, 0.75]]
     """
-    if left.dtype != right.dtype or left.dims != right.dims:
+    if left.dims != right.dims or right.dtype not in (left.dtype, "binary"):
         raise InputError(
             f"cannot compare {left.dtype} vectors of {left.dims} dims with {right.dtype} vectors of {right.dims} dims; "
-            "encode both sides with the same dtype and dims"
+            "encode both sides with the same dims, and with the same dtype or the right side as binary"
         )
+    if left.dtype != right.dtype:
+        return cosine(left.values, unpack_signs(right.values, right.dims))
     return compare(left.values, right.values, left.dtype, left.dims)
 
 
