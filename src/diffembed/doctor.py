@@ -45,6 +45,8 @@ EXTRAS = {
         ("safetensors", "0.5"),
         ("onnx", "1.17"),
         ("onnxscript", "0.5"),
+        ("peft", "0.17"),
+        ("tensorboard", "2.18"),
         ("pytrec-eval-terrier", "0.5.6"),
     ),
     "eval": (("bm25s", "0.2.6"), ("pytrec-eval-terrier", "0.5.6"), ("sentence-transformers", "5.2")),

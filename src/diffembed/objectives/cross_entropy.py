@@ -55,35 +55,46 @@ class _LinearCrossEntropy(torch.autograd.Function):
         chunk: int,
         excluded: int | None,
     ) -> Tensor:
-        compute = _compute_dtype(hidden_ND)
-        table = table_VD.to(compute)
+        table = table_VD.to(_compute_dtype(hidden_ND))
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         # A frozen table (LoRA) needs no gradient: a third of the work and a matrix as large as it are saved.
         grad_hidden = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
         grad_table = torch.zeros_like(table_VD) if ctx.needs_input_grad[1] else None
+        # One buffer for the logits of every chunk, changed in place into their gradient: on a CPU, asking the system
+        # for fresh pages costs as much as the softmax.
+        buffer = table.new_empty(min(chunk, hidden_ND.shape[0]), table.shape[0])
         for start in range(0, hidden_ND.shape[0], chunk):
             part = slice(start, start + chunk)
-            hidden, targets, weights = hidden_ND[part].to(compute), targets_N[part], weights_N[part]
-            log_probs = _log_probs(hidden, table, excluded)
-            total -= (log_probs.gather(1, targets[:, None])[:, 0] * weights).sum()
+            hidden, targets, weights = hidden_ND[part].to(table.dtype), targets_N[part, None], weights_N[part, None]
+            logits = torch.mm(hidden, table.T, out=buffer[: len(hidden)])
+            scores = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+            if excluded is not None:
+                scores[:, excluded] = -torch.inf
+            highest = scores.amax(dim=1, keepdim=True)
+            target_scores = scores.gather(1, targets) - highest
+            sums = scores.sub_(highest).exp_().sum(dim=1, keepdim=True)
+            total += ((sums.log() - target_scores) * weights).sum()
             if grad_hidden is None and grad_table is None:
                 continue
-            grad = log_probs.exp_()
-            grad[torch.arange(len(targets), device=grad.device), targets] -= 1.0
-            grad = (grad * weights[:, None]).to(compute)
+            scores.mul_(weights / sums).scatter_add_(1, targets, -weights.to(scores.dtype))
+            grad = scores if scores is logits else logits.copy_(scores)
             if grad_hidden is not None:
-                grad_hidden[part] = (grad @ table).to(grad_hidden.dtype)
+                grad_hidden[part] = grad @ table
             if grad_table is not None:
-                grad_table += grad.T @ hidden
+                if grad_table.dtype == grad.dtype:
+                    grad_table.addmm_(grad.T, hidden)
+                else:
+                    grad_table += grad.T @ hidden
         ctx.save_for_backward(grad_hidden, grad_table)
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        # In place: a copy of the table's gradient would be the largest tensor of all. Autograd refuses a second pass.
         grad_hidden, grad_table = ctx.saved_tensors
         return (
-            None if grad_hidden is None else grad_hidden * grad,
-            None if grad_table is None else grad_table * grad,
+            None if grad_hidden is None else grad_hidden.mul_(grad),
+            None if grad_table is None else grad_table.mul_(grad),
             None,
             None,
             None,
