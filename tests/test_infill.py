@@ -12,11 +12,13 @@ import pytest
 import torch
 from tests.cli.invoke import run
 from tests.conftest import CORPUS, make_backbone, make_config
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from diffembed.errors import InputError, ModelError
-from diffembed.infill import infill, newest_diffusion_model
+from diffembed.infill import _Layout, infill, newest_diffusion_model
 from diffembed.models.checkpoint import ModelConfig, load_backbone, save_model
 from diffembed.models.embedder import Embedder
+from diffembed.models.pretrained import load_pretrained
 from diffembed.text.batching import TokenizedSequence, pack
 from diffembed.training.lm import eligible_tokens, lm_losses, make_objective, objective_facts, plan_targets
 from diffembed.training.recipe import StageConfig
@@ -103,6 +105,56 @@ def test_the_filled_text_keeps_what_was_there(random_models: dict[str, Path]) ->
     assert max(t.probability for b in report.blanks for t in b.tokens if t.step == 1) == max(
         b.alternatives[0][1] for b in report.blanks
     ), "the surest token of the first reading is written first"
+
+
+def test_one_underscore_is_no_blank(random_models: dict[str, Path]) -> None:
+    report = infill("my_var = __ # not _", model=random_models["diffusion"])
+    assert len(report.blanks) == 1
+    assert report.filled == f"my_var ={report.blanks[0].text} # not _"
+    with pytest.raises(InputError, match="no blank; write ____ .two underscores or more."):
+        infill("my_var = _", model=random_models["diffusion"])
+
+
+def _spaced_tokenizer(kind: str) -> Tokenizer:
+    """A tokenizer that begins whatever it encodes as a word."""
+    tokenizer = Tokenizer(models.BPE(unk_token="[unk]"))
+    if kind == "byte-level":
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = decoders.ByteLevel()
+    elif kind == "prepend":  # as Mistral v0.1 and Llama 2 are stored
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=kind)
+        tokenizer.decoder = decoders.Metaspace(prepend_scheme=kind)
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["[pad]", "[mask]", "<|endoftext|>", "[unk]"], show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+@pytest.mark.parametrize("kind", ["always", "first", "prepend", "byte-level"])
+def test_a_text_goes_on_after_a_blank_as_it_stands(kind: str, tmp_path: Path) -> None:
+    """Of a vocabulary that marks where words begin, only what follows a space is marked."""
+    tokenizer = _spaced_tokenizer(kind)
+    backbone = make_backbone(tokenizer.get_vocab_size())
+    manifest = {"objective": objective_facts(_stage(), MASK)}
+    model = save_model(tmp_path / kind, backbone, tokenizer, _config(manifest))
+    space = "Ġ" if kind == "byte-level" else "▁"
+    pieces = ["The quick ", "er fox jumps ", " over the", ". and"]
+    layout = _Layout(pieces, [1, 1, 2], load_pretrained(model))
+    read = [tokenizer.id_to_token(i) for i in layout.batch.token_ids.tolist()]
+    own = "".join(read).removesuffix("<|endoftext|>").split("[mask]")
+    assert own == [f"{space}The{space}quick", f"er{space}fox{space}jumps", f"{space}over{space}the", "", f".{space}and"]
+
+    report = infill("____".join(pieces), model=model, tokens=[1, 1, 2])
+    written = [t for blank in report.blanks for t in blank.tokens]
+    ids, tokens = layout.batch.token_ids.tolist()[:-1], iter(written)
+    ids = [next(tokens).id if i == MASK else i for i in ids]
+    assert report.filled == tokenizer.decode(ids, skip_special_tokens=False).removeprefix(" ")
+    for blank in report.blanks:
+        assert "".join(t.text for t in blank.tokens) == blank.text, "a token is spelled with its space"
 
 
 def test_temperature_draws_by_the_seed(random_models: dict[str, Path]) -> None:

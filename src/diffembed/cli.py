@@ -203,7 +203,9 @@ def train(
 def infill(
     text: Annotated[
         str,
-        typer.Argument(metavar="TEXT", help="A text with blanks: runs of underscores, or [mask].", show_default=False),
+        typer.Argument(
+            metavar="TEXT", help="A text with blanks: two underscores or more, or [mask].", show_default=False
+        ),
     ],
     model: Annotated[
         str | None,

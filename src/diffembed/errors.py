@@ -25,6 +25,10 @@ class ModelError(DiffembedError):
     exit_code = 3
 
 
+class NotExportableError(ModelError):
+    """A model is whole, but it has no ONNX form; the torch runtime runs it (exit code 3)."""
+
+
 class IndexStoreError(DiffembedError):
     """An index on disk is damaged, locked, or was made by another model (exit code 4)."""
 
@@ -38,7 +42,7 @@ class RecipeError(DiffembedError):
 
 
 class TrainingError(DiffembedError):
-    """A training run cannot go on: a loss that is not finite, a checkpoint that does not fit (exit code 6)."""
+    """A training run cannot go on: a loss that is not finite, a checkpoint of another run, a full disk (exit 6)."""
 
     exit_code = 6
 

@@ -8,6 +8,7 @@ written down, and it reads again until nothing is masked.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 import time
@@ -23,13 +24,13 @@ from torch import Tensor
 
 from diffembed.errors import InputError, ModelError
 from diffembed.models.backbone import packed_states
-from diffembed.models.checkpoint import CONFIG_FILE, read_model_config
+from diffembed.models.checkpoint import CONFIG_FILE, read_model_config, ready_tokenizer
 from diffembed.models.embedder import Embedder
 from diffembed.models.files import fetch_model
 from diffembed.models.pretrained import LoadedBackbone, load_pretrained
 from diffembed.text.batching import PackedBatch, TokenizedSequence, pack
 
-_BLANK = re.compile(r"_+|\[mask\]", re.IGNORECASE)
+_BLANK = re.compile(r"_{2,}|\[mask\]", re.IGNORECASE)
 _DENOISERS = ("diffusion", "mntp")  # kinds of stages after which a model can fill in
 _RELEASED = ("dream", "llada", "a2d")  # layouts of diffusion language models that others have released
 _ALTERNATIVES = 5
@@ -80,7 +81,7 @@ def infill(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> InfillReport:
-    """Fill every blank of ``text``: a run of underscores, or ``[mask]``.
+    """Fill every blank of ``text``: two or more underscores in a row, or ``[mask]``.
 
     Args:
         model: a model directory whose last stage is of kind ``diffusion`` or ``mntp``, or a released diffusion
@@ -126,7 +127,9 @@ def newest_diffusion_model(folders: Sequence[Path]) -> Path:
 def _sizes(pieces: Sequence[str], tokens: Sequence[int], steps: int | None, temperature: float) -> list[int]:
     blanks = len(pieces) - 1
     if not blanks:
-        raise InputError("the text has no blank; write ____ or [mask] where the model should fill in")
+        raise InputError(
+            "the text has no blank; write ____ (two underscores or more) or [mask] where the model should fill in"
+        )
     if len(tokens) not in (1, blanks) or min(tokens) < 1:
         raise InputError(
             f"--tokens gives {', '.join(map(str, tokens))} for {blanks} blanks; give one number above 0 for all of "
@@ -174,11 +177,12 @@ class _Layout:
         ids: list[int] = []
         self.kept: list[str] = []  # the pieces as they stand in the filled text
         self.places: list[range] = []  # token places of each blank
+        tokenizers = [loaded.tokenizer, *[_continuing(loaded.tokenizer)] * len(sizes)]
         for i, piece in enumerate(pieces):
             # The tokens of most vocabularies begin with their space: the one before a blank is the blank's to write.
             last = i == len(sizes)
             self.kept.append(piece if last or not piece.endswith(" ") else piece[:-1])
-            ids += loaded.tokenizer.encode(self.kept[-1], add_special_tokens=False).ids
+            ids += tokenizers[i].encode(self.kept[-1], add_special_tokens=False).ids
             if not last:
                 self.places.append(range(len(ids), len(ids) + sizes[i]))
                 ids += [loaded.mask_token_id] * sizes[i]
@@ -208,7 +212,7 @@ class _Layout:
         blanks = []
         for places in self.places:
             before = ids[: places.start]
-            filled = tuple(written[p][0] for p in places)
+            filled = tuple(dataclasses.replace(written[p][0], text=self._spelled(ids[:p], [ids[p]])) for p in places)
             others = tuple((self._spelled(before, [i]), p) for i, p in written[places.start][1])
             blanks.append(FilledBlank(self._spelled(before, [t.id for t in filled]), filled, others))
         spliced = self.kept[0] + "".join(b.text + piece for b, piece in zip(blanks, self.kept[1:], strict=True))
@@ -220,6 +224,30 @@ class _Layout:
         return longer[len(text) :] if longer.startswith(text) else _decoded(self.tokenizer, ids)
 
 
+def _continuing(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer of text that goes on after a blank: it begins with a word only where it begins with a space.
+
+    Metaspace vocabularies (Mistral v0.1, Phi-3) and some byte-level ones put a space before whatever they encode.
+    """
+    stored = json.loads(tokenizer.to_str())
+    splitters = _steps(stored["pre_tokenizer"], "pretokenizers")
+    normalizers = [n for n in _steps(stored["normalizer"], "normalizers") if n["type"] != "Prepend"]
+    for splitter in splitters:
+        if splitter["type"] == "Metaspace":
+            splitter.pop("add_prefix_space", None)
+            splitter["prepend_scheme"] = "never"
+        elif splitter["type"] == "ByteLevel":
+            splitter["add_prefix_space"] = False
+    stored["normalizer"] = {"type": "Sequence", "normalizers": normalizers}
+    return ready_tokenizer(Tokenizer.from_str(json.dumps(stored)))
+
+
+def _steps(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
+    """What a tokenizer's normalizer or pre-tokenizer does in order, whether it is one step or a sequence."""
+    steps: list[dict[str, Any]] = [] if part is None else part[name] if part["type"] == "Sequence" else [part]
+    return steps
+
+
 def _decoded(tokenizer: Tokenizer, ids: list[int]) -> str:
     text: str = tokenizer.decode(ids, skip_special_tokens=False)
     return text
@@ -229,7 +257,7 @@ def _decoded(tokenizer: Tokenizer, ids: list[int]) -> str:
 def _denoise(
     loaded: LoadedBackbone, layout: _Layout, steps: int, temperature: float, seed: int
 ) -> tuple[dict[int, tuple[FilledToken, tuple[tuple[int, float], ...]]], int]:
-    """Every masked place's token, with the alternatives it had before the first was written; and the steps run."""
+    """Every masked place's token, not spelled yet, with the alternatives it had at first; and the steps run."""
     embedder = Embedder(loaded.model, loaded.head).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     table = embedder.output_table()
     unwritable = _unwritable(loaded, table.shape[0])
@@ -258,8 +286,7 @@ def _denoise(
         for i in surest:
             place, token = int(open_places[i]), int(chosen_P[i])
             batch.token_ids[place] = token
-            spelled = loaded.tokenizer.decode([token], skip_special_tokens=False)
-            written[place] = (FilledToken(token, spelled, float(sure_P[i]), step), first[place])
+            written[place] = (FilledToken(token, "", float(sure_P[i]), step), first[place])
         open_places = np.delete(open_places, surest)
     return written, steps
 

@@ -122,6 +122,37 @@ def test_a_language_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_texts("s", tmp_path, ["a.jsonl"], 0, languages={"en": 3.0, "de": 1.0})
 
 
+def test_rows_that_are_left_out_are_told(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "lang": n} for i, n in enumerate(["en", "en", "de", "fr", "fr", ""])]
+    write_rows(tmp_path / "a.jsonl", [*rows, {"text": "  "}])
+    write_rows(tmp_path / "b.jsonl", [{"text": "text 7", "lang": "de"}, {"text": ""}])
+    told: list[str] = []
+    for languages in ({}, {"fr": 1.0, "en": 2.0}):
+        read_texts("s", tmp_path, ["*.jsonl"], 0, languages=languages, report=told.append)
+    assert told == [
+        "source 's': of 9 rows 2 are blank: left out",
+        "source 's': of 9 rows 2 are blank and 3 are of languages other than en, fr: left out",
+    ]
+    write_texts(tmp_path / "whole.jsonl", ["one", "two"])
+    read_texts("s", tmp_path, ["whole.jsonl"], 0, report=told.append)
+    assert len(told) == 2, "nothing was left out"
+
+
+def test_pairs_that_are_left_out_are_told(tmp_path: Path) -> None:
+    write_beir(tmp_path / "set")
+    told: list[str] = []
+    whole = PairSource.read("s", tmp_path, ["set"], 0, told.append)
+    assert told == []
+    corpus = tmp_path / "set" / "corpus.jsonl.gz"
+    rows = [json.loads(line) for line in gzip.decompress(corpus.read_bytes()).splitlines()]
+    title = whole.documents[0].partition("\n")[0]
+    blank = [row | {"title": "", "text": " "} if row["title"] == title else row for row in rows]
+    corpus.write_bytes(gzip.compress("\n".join(map(json.dumps, blank)).encode()))
+    fewer = PairSource.read("s", tmp_path, ["set"], 0, told.append)
+    assert len(fewer) == len(whole) - 1
+    assert told == [f"source 's': of {len(whole)} pairs 1 have a blank document: left out"]
+
+
 def test_schedule_follows_weights() -> None:
     shares = np.bincount(schedule([1, 3, 6], 20_000, seed=5)) / 20_000
     assert np.abs(shares - [0.1, 0.3, 0.6]).max() < 0.01

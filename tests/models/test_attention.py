@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
 from diffembed.errors import ModelError
@@ -185,9 +186,10 @@ def run(tokens, causal, window, heads):
     if window is not None:
         out.sum().backward()
 def peak(tokens):
+    run(tokens, False, None, 1)
+    run(tokens * 3 // 4, True, None, 2)  # two query heads over one key head
     for causal in (False, True):
-        run(tokens, causal, None, 1)
-        run(tokens, causal, 512, 1)
+        run(tokens, causal, 512, 2)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 base = peak(1024)
 print(peak(8192) - base, peak(32768) - base)
@@ -204,6 +206,40 @@ def test_memory_is_linear_on_a_32k_token_document() -> None:
     short, long = map(float, ran.stdout.split())
     assert long < 120, f"{long:.0f} MiB above the peak at 1k tokens"
     assert long < 4 * short + 40, f"{short:.0f} MiB at 8k tokens, {long:.0f} MiB at 32k"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shared_key_heads_stay_off_the_quadratic_kernel_of_cuda(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """Sharing key heads is asked of no CUDA kernel: only the flash one can, and only in half precision, unmasked."""
+    calls = []
+
+    def kernel(q: Any, k: Any, v: Any, *args: Any, enable_gqa: bool, **kwargs: Any) -> torch.Tensor:
+        assert q.device.type == "cuda" and k.shape[1] == v.shape[1] == q.shape[1] and not enable_gqa
+        calls.append(q)
+        return torch.empty_like(q)
+
+    monkeypatch.setattr(attention, "scaled_dot_product_attention", kernel)
+    with FakeTensorMode():  # shapes and devices without numbers
+        q, k, v = (torch.empty(2, h, 700, 8, device="cuda", dtype=dtype) for h in (4, 2, 2))
+        mask = torch.empty(2, 1, 1, 700, device="cuda", dtype=torch.bool)
+        for causal, seen in ((True, None), (False, None), (False, mask)):
+            out = attention._group_attention(q, k, v, seen, window_reach(causal, None), None, 0.0)
+            assert out.shape == q.shape
+    assert len(calls) == 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [None, 512])
+def test_memory_on_cuda_is_linear_in_float32(causal: bool, window: int | None) -> None:
+    """Four heads' scores of 32k tokens would be 16 GiB."""
+    q, k, v = (torch.randn(1, h, 32_768, 64, device="cuda", requires_grad=True) for h in (4, 2, 2))
+    plan = plan_packing(np.array([0, 32_768]), "cuda")
+    torch.cuda.reset_peak_memory_stats()
+    packed_attention(_layer(causal), q, k, v, None, packing=plan, sliding_window=window)[0].sum().backward()  # type: ignore[no-untyped-call]
+    assert torch.cuda.max_memory_allocated() < 2**31
 
 
 class _FakeKernel:

@@ -19,11 +19,21 @@ from diffembed.models.backbone import packed_states, probe_direction, require_bi
 from diffembed.models.checkpoint import ModelConfig, load_backbone, save_model
 from diffembed.models.families import FAMILIES as PROVEN
 from diffembed.models.pretrained import load_pretrained
+from diffembed.models.released import layout_of
 from diffembed.text.batching import TokenizedSequence, pack
 
 
 def test_every_proven_family_is_tested() -> None:
     assert {kind for kind, _ in FAMILIES.values()} == set(PROVEN)
+
+
+def test_every_family_and_layout_is_in_the_docs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "concepts.md").read_text(encoding="utf-8")
+    section = text[text.index("## Backbones") : text.index("## From a text to a vector")]
+    kinds = ("bidirectional_pplx_qwen3", "Dream", "a2d-qwen3", "gemma3")
+    layouts = {layout_of({"model_type": kind}, "here").name for kind in kinds}
+    for name in (*PROVEN.values(), *(f"`{layout}`" for layout in layouts), "`pplx-contextual`", "`llada`"):
+        assert name in section, name
 
 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "open"])

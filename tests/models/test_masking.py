@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.models.tiny import WIDTH, tiny_config, tiny_model
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from diffembed.errors import InputError, ModelError
-from diffembed.models.checkpoint import ready_tokenizer
+from diffembed.models.checkpoint import ModelConfig, ready_tokenizer, save_model
 from diffembed.models.masking import settle_mask_token, shield
+from diffembed.models.pretrained import load_pretrained
 
 
 def _tokenizer(*added: str, words: tuple[str, ...] = ("a", "b", "word", "rarest", "é")) -> Tokenizer:
@@ -77,3 +80,11 @@ def test_text_cannot_mask_itself() -> None:
     shield(tokenizer, {5, 0})
     assert 5 not in tokenizer.encode("a <|fim_pad|> b").ids
     assert tokenizer.token_to_id("<|fim_pad|>") == 5
+
+
+def test_text_cannot_spell_the_mask_that_was_chosen_for_a_model_directory(tmp_path: Path) -> None:
+    tokenizer = _tokenizer("<|fim_pad|>")
+    backbone = tiny_model(tiny_config("qwen3", vocab_size=20))
+    save_model(tmp_path / "model", backbone, tokenizer, ModelConfig("tiny", (WIDTH,), 64, None, 0, 2))
+    loaded = load_pretrained(tmp_path / "model", mask_token="<|fim_pad|>")
+    assert loaded.mask_token_id == 5 and 5 not in loaded.tokenizer.encode("a <|fim_pad|> b").ids

@@ -6,6 +6,7 @@ are written tensor by tensor under the names of the release.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from transformers import LlamaConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 from diffembed.errors import ModelError
 from diffembed.models.attention import PACKED
 from diffembed.models.backbone import packed_states
-from diffembed.models.checkpoint import ModelConfig, load_head, save_model
+from diffembed.models.checkpoint import ModelConfig, load_backbone, load_head, save_model
 from diffembed.models.pretrained import LoadedBackbone, load_pretrained
 from diffembed.text.batching import pack
 
@@ -293,6 +294,10 @@ def test_causal_checkpoint_with_an_untied_head_comes_back_from_a_model_directory
     assert (again.mask_token_id, again.layout) == (loaded.mask_token_id, "diffembed")
     save_model(tmp_path / "ours", loaded.model, loaded.tokenizer, config)
     assert load_head(tmp_path / "ours") is None
+    with pytest.raises(ModelError, match=r"ours has no head\.safetensors, .* it can embed, but not predict tokens"):
+        load_pretrained(tmp_path / "ours")
+    embeds = load_backbone(tmp_path / "ours", attn_implementation=PACKED)
+    _same_states(dataclasses.replace(again, model=embeds), causal.model)
 
 
 def test_damage_is_named(tmp_path: Path, tiny_tokenizer: Any) -> None:

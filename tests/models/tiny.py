@@ -25,6 +25,7 @@ _SHAPE: dict[str, Any] = {
     "pad_token_id": 0,
     "bos_token_id": None,
     "eos_token_id": 2,
+    "tie_word_embeddings": True,
 }
 _SLIDING = ["sliding_attention", "full_attention"]
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -74,6 +74,25 @@ def test_autocast_runs_the_products_in_its_type_and_the_softmax_in_float32(devic
         torch.testing.assert_close(mine.double(), expected, atol=0.03, rtol=0.03)
 
 
+def test_the_gradient_of_a_bfloat16_table_does_not_worsen_with_its_chunks() -> None:
+    """Summed in bfloat16, 512 chunks of two rows give four times the error of one chunk."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, table = (torch.randn(n, 16, generator=generator).bfloat16().requires_grad_() for n in (1024, 50))
+    targets = torch.randint(0, 50, (1024,), generator=generator)
+    rounded = [x.detach().double().requires_grad_() for x in (hidden, table)]
+    cross_entropy(rounded[0] @ rounded[1].T, targets, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    exact = rounded[1].grad
+    assert exact is not None
+
+    def error(chunk: int) -> float:
+        loss = linear_cross_entropy(hidden, table, targets, torch.ones(1024), chunk=chunk)
+        (grad,) = torch.autograd.grad(loss, table)
+        assert grad.dtype == torch.bfloat16
+        return float((grad.double() - exact).norm() / exact.norm())
+
+    assert error(2) < 1.2 * error(1024) and error(1024) < 0.01
+
+
 class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The most elements of a tensor made while it is on."""
 

@@ -143,7 +143,7 @@ def test_our_states_give_the_losses_of_stock_attention_for_every_mask(embedder: 
 
 @pytest.mark.parametrize("shift", [True, False])
 def test_the_held_out_bound_agrees_with_exhaustive_summation(embedder: Embedder, shift: bool) -> None:
-    losses = _losses_of_every_mask(embedder, shift, None)
+    losses = _losses_of_every_mask(embedder, shift, MASK)
     places = len(SEQUENCE) - int(shift)
     exact = _mean_over_orders(losses)
     midpoints = (np.arange(STRATA) + 0.5) / STRATA

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import re
 import shutil
 import zlib
 from collections import Counter
@@ -99,6 +100,34 @@ def test_every_window_of_every_document_once_an_epoch(root: Path) -> None:
             for window, times in wanted.items():
                 assert int(epochs) * times <= found[window] <= (int(epochs) + 1) * times
     assert epochs > 3
+
+
+def said_of(config: StageConfig, root: Path) -> tuple[StageData, str]:
+    told: list[str] = []
+    data = StageData(config, TOKENIZER, root, 3, eot_token_id=END, report=told.append)
+    return data, told[-1]
+
+
+def test_how_often_documents_are_read_whole_is_told(root: Path) -> None:
+    data, said = said_of(stage(BOTH, steps=120), root)
+    read = sum(b.tokens for step in range(120) for b in data.text_batches(step))
+    times = read / sum(len(w) * n for w, n in windows_of(root, ["a.jsonl", "b.jsonl"], 32).items())
+    told = re.fullmatch(r"s: 120 steps read 'both' ([0-9.]+) times", said)
+    assert told and times > 3 and float(told[1]) == pytest.approx(times, rel=0.02)
+
+
+def test_how_often_rows_are_drawn_is_told(root: Path) -> None:
+    mixed = SourceConfig("c", ("c.jsonl.gz",), languages={"en": 3.0, "fr": 1.0})
+    data, said = said_of(stage(BOTH, mixed, windows="random"), root)
+    drawn = Counter(origin.partition(":")[0] for step in range(400) for origin in data.text_origins(step))
+    with gzip.open(root / "c.jsonl.gz", "rt", encoding="utf-8") as lines:
+        rows = [row for row in map(json.loads, lines) if zlib.crc32(row["text"].encode()) % 50]
+    held = Counter(row["lang"] for row in rows)
+    both = drawn["both"] / len(training_texts(root, ["a.jsonl", "b.jsonl"]))
+    english, french = (drawn["c"] * share / held[lang] for share, lang in ((0.75, "en"), (0.25, "fr")))
+    assert said == (
+        f"s: 400 steps read 'both' {both:.3g} times, 'c' (en) {english:.3g} times, 'c' (fr) {french:.3g} times"
+    )
 
 
 def test_the_windows_of_a_document_make_up_the_document(root: Path) -> None:
@@ -288,7 +317,7 @@ def test_an_empty_source_is_named(tmp_path: Path) -> None:
         (
             'paths = ["texts.jsonl"]',
             'paths = ["texts.jsonl"]\nshuffle_megabytes = 0',
-            "shuffle_megabytes of at least 1",
+            "shuffle_megabytes = 0; it must be at least 1",
         ),
         ('kind = "pairs"', 'kind = "pairs"\nlanguages = {en = 1}', "languages are for text and spans"),
         ('kind = "pair"', 'kind = "pair"\nwindows = "all"', "windows is for stages that model language"),

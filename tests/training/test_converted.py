@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from diffembed.errors import RecipeError
 from diffembed.models.checkpoint import read_model_config
-from diffembed.models.pretrained import load_pretrained
+from diffembed.models.pretrained import LoadedBackbone, load_pretrained
 from diffembed.training.card import model_card
 from diffembed.training.recipe import PRETRAINING
 from diffembed.training.run import run_recipe
@@ -71,6 +73,26 @@ def test_a_causal_checkpoint_becomes_a_diffusion_model(recipe: Path) -> None:
     assert not torch.equal(heads[0], stages[0]["embed_tokens.weight"])
     rows = [json.loads(x) for x in (out / "again" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 2 and all(r["loss"] > 0 for r in rows)
+
+
+def test_the_checkpoint_is_loaded_and_probed_once(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = []
+
+    def counted(source: Path | str, **options: Any) -> LoadedBackbone:
+        loads.append((str(source), options["max_tokens"]))
+        return load_pretrained(source, **options)
+
+    monkeypatch.setattr("diffembed.training.base.load_pretrained", counted)
+    text = recipe.read_text(encoding="utf-8")
+    recipe.write_text(
+        text.replace('checkpoint = "llama"\n', 'checkpoint = "llama"\nmax_tokens = 80\n'), encoding="utf-8"
+    )
+    run_recipe(recipe, kinds=PRETRAINING, report=lambda _: None)
+    assert loads == [(str(recipe.parent / "llama"), 80)]
+    shutil.rmtree(recipe.parent / "out" / "diffusion")
+    shutil.rmtree(recipe.parent / "out" / "again")
+    run_recipe(recipe, kinds=PRETRAINING, report=lambda _: None)  # base.json is there, the weights are not
+    assert len(loads) == 2
 
 
 def test_another_mask_or_a_wrong_one_is_refused(recipe: Path) -> None:

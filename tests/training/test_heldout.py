@@ -36,8 +36,13 @@ def _known_states(_: Any, targets: Targets) -> Tensor:
     return CONFIDENT * torch.nn.functional.one_hot(guess, VOCABULARY).float()
 
 
-RIGHT = math.log(math.exp(CONFIDENT) + VOCABULARY - 1) - CONFIDENT  # nats of a token that is guessed
-WRONG = math.log(math.exp(CONFIDENT) + VOCABULARY - 1)
+def _nats(others: int) -> tuple[float, float]:
+    """Of a token that is guessed, and of one that is not, among ``others`` less likely ones."""
+    total = math.log(math.exp(CONFIDENT) + others)
+    return total - CONFIDENT, total
+
+
+RIGHT, WRONG = _nats(VOCABULARY - 2)  # the mask token is none of them: it is never a target
 
 
 @pytest.fixture
@@ -56,7 +61,8 @@ def _found(even: int, odd: int) -> HeldOut:
 
 def test_causal_figures_by_hand(known: Embedder) -> None:
     figures = causal_losses(known, _found(300, 100))
-    mean = 0.75 * RIGHT + 0.25 * WRONG
+    right, wrong = _nats(VOCABULARY - 1)
+    mean = 0.75 * right + 0.25 * wrong
     assert figures == pytest.approx(
         {
             "next_token_nats": mean,
@@ -87,6 +93,21 @@ def test_accuracy_and_loss_by_mask_rate(known: Embedder, shift: bool) -> None:
     tokens, size = (800, 990) if shift else (802, 1000)
     bits = figures["elbo_nats_per_token"] * tokens / size / math.log(2)
     assert figures["elbo_bits_per_byte"] == pytest.approx(bits)
+
+
+def test_a_model_that_writes_masks_is_judged_by_what_else_it_would_write(
+    known: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training with MDLM's weights never touches the mask token's own score; here it is the likeliest by far."""
+    expected = denoising_losses(known, _found(300, 100), mask_token_id=MASK, shift=True)
+
+    def masks(_: Any, targets: Targets) -> Tensor:
+        states = _known_states(_, targets)
+        states[:, MASK] = 30.0
+        return states
+
+    monkeypatch.setattr(heldout, "target_states", masks)
+    assert denoising_losses(known, _found(300, 100), mask_token_id=MASK, shift=True) == pytest.approx(expected)
 
 
 def test_a_rate_without_a_masked_token_has_no_figure(known: Embedder) -> None:

@@ -208,3 +208,32 @@ def test_every_key_reaches_the_objective(name: str) -> None:
         and drawn.excluded == usual.excluded
     )
     assert same == (name in ("diffusion", "aligned"))
+
+
+@pytest.mark.parametrize("draw", ["stratified", "antithetic"])
+def test_a_draw_reaches_over_the_whole_step(draw: str) -> None:
+    """Batches of one long sequence each: drawn one by one, their rates would be plain uniform ones."""
+    batches = [_batch((4000,)) for _ in range(8)]
+    for seed in range(3):
+        objective = make_objective(_stage(draw=draw), MASK)
+        planned = plan_targets(batches, objective, np.random.default_rng(seed))
+        rates = np.array([len(t.rows) / t.eligible for t in planned])
+        if draw == "stratified":
+            assert np.abs(np.sort(rates) - (np.arange(8) + 0.5) / 8).max() < 0.5 / 8 + 0.03
+        else:
+            assert np.abs(rates[::2] + rates[1::2] - 1.0).max() < 0.05
+
+
+def test_regrouped_sequences_keep_what_they_aim_at() -> None:
+    """Cut up and put together again, everything of a batch is there, the excluded token too."""
+    stage = _stage(weighting="mdlm", shuffle_share=0.5)
+    (whole,) = plan_targets([_batch()], make_objective(stage, MASK), np.random.default_rng(4))
+    assert whole.excluded == MASK and len(whole.aligned) > len(whole.rows) > 0
+    parts = [regroup([(whole, i) for i in group]) for group in ([3, 0], [5], [1, 4, 2])]
+    assert [p.excluded for p in parts] == [MASK] * 3
+    places = ((0, 1), (2, 0), (2, 2), (0, 0), (2, 1), (1, 0))
+    again = regroup([(parts[part], i) for part, i in places])
+    for name in ("clean_ids", "rows", "target_ids", "weights", "aligned"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(whole, name), err_msg=name)
+    for name in ("token_ids", "position_ids", "cu_seqlens", "spans"):
+        np.testing.assert_array_equal(getattr(again.batch, name), getattr(whole.batch, name), err_msg=name)

@@ -15,9 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
+from tests.conftest import EOT, MASK, PAD, make_tokenizer
 from tests.training.conftest import write_run
 from tests.training.parallel_worker import run
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from diffembed.objectives.denoising import masked_diffusion
 from diffembed.text.batching import TokenizedSequence, pack
@@ -29,12 +32,13 @@ STOP = 3  # diffusion steps after which a run is told to stop; it stops one late
 MODES = {"ddp": "ddp", "fsdp2": "fsdp2", "lora": "fsdp2"}
 CLOSE = 1e-4  # AdamW divides by a gradient's own size: where that is next to nothing, rounding moves a weight
 LORA = "gradient_checkpointing = true\nlora_rank = 4\n"
+ALIGNED = {"aligned-ddp": "ddp", "aligned-fsdp2": "fsdp2"}  # from a checkpoint with a head of its own
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``stopped``, ``one``: one process, before and after its end. MODE: two processes, stopped; MODE-back: ``stopped``
-    brought to its end by two.
+    brought to its end by two. ``aligned-one``, ``aligned-MODE``: to the end, from an untied head, held to the parent.
     """
     root = tmp_path_factory.mktemp("parallel")
     text = write_run(root, save_seconds=0).read_text(encoding="utf-8").replace('sets = ["set"]', "sets = []")
@@ -59,7 +63,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if mode != "lora":
             write(f"{mode}-back", mode)
             shutil.copytree(root / "one", root / f"{mode}-back")
+    for name, parallel in {"aligned-one": "ddp", **ALIGNED}.items():
+        recipe = text[: text.index("[tokenizer]")] + f'[model]\ncheckpoint = "llama"\nmask_token = "{MASK}"\n'
+        recipe += text[text.index("[[stage]]\n") :].replace("steps = 6", "steps = 3")
+        recipe = recipe.replace('output = "out"', f'output = "{name}"\nparallel = "{parallel}"')
+        keys = 'kind = "diffusion"\nalignment_weight = 0.5\ngradient_checkpointing = true'
+        (root / f"{name}.toml").write_text(recipe.replace('kind = "diffusion"', keys), encoding="utf-8")
+    write_llama(root / "llama")
+    assert run(root / "aligned-one.toml", 0) == "complete"
     recipes = [f"{root}/{m}.toml" + ("" if m == "lora" else f":{STOP}") for m in MODES]
+    recipes += [f"{root}/{m}.toml" for m in ALIGNED]
     recipes += [f"{root}/{m}-back.toml" for m in MODES if m != "lora"]
     worker = Path(__file__).with_name("parallel_worker.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(worker)]
@@ -74,6 +87,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert ran.returncode == 0, ran.stderr
     run(root / "one.toml", 0)  # to the end
     return root
+
+
+def write_llama(folder: Path) -> None:
+    """A causal checkpoint whose head is not its token table."""
+    tokenizer = make_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=96, bos_token_id=None,
+        pad_token_id=tokenizer.token_to_id(PAD), eos_token_id=tokenizer.token_to_id(EOT), tie_word_embeddings=False,
+        initializer_range=0.1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def log(folder: Path) -> list[dict[str, float]]:
@@ -125,6 +152,26 @@ def test_adapters_and_recomputed_activations_over_shards(folder: Path) -> None:
         assert abs(a["loss"] - b["loss"]) < 1e-5
     weights = Path("diffusion") / "model" / "model.safetensors"
     assert differences(folder / "lora-one" / weights, folder / "lora" / weights) < CLOSE
+
+
+@pytest.mark.parametrize("mode", ALIGNED)
+def test_an_untied_head_held_to_the_parent(mode: str, folder: Path) -> None:
+    one, two = log(folder / "aligned-one"), log(folder / mode)
+    assert len(one) == len(two) == 3
+    for a, b in zip(one, two, strict=True):
+        for key in ("loss", "grad_norm"):
+            assert abs(a[key] - b[key]) < 1e-6 * max(1.0, a[key]), (key, a["step"])
+    for file in ("model.safetensors", "head.safetensors"):
+        name = Path("diffusion") / "model" / file
+        assert differences(folder / "aligned-one" / name, folder / mode / name) < CLOSE
+
+
+def test_fsdp2_shards_layer_by_layer(folder: Path) -> None:
+    """One group of the whole model would gather all of it at once, on every process."""
+    groups = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in folder.glob("*.groups")}
+    layers = ["", "embedder.backbone.layers.0", "embedder.backbone.layers.1"]
+    sharded = {"fsdp2", "fsdp2-back", "lora", "aligned-fsdp2"}
+    assert groups == {name: layers if name in sharded else [] for name in groups} and sharded < set(groups)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])

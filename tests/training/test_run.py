@@ -98,6 +98,36 @@ def test_kill_and_resume_gives_the_same_weights_bit_for_bit(tmp_path: Path) -> N
             assert [r[key] for r in rows] == [r[key] for r in other]
 
 
+def test_measuring_between_steps_changes_nothing_but_the_log(tmp_path: Path) -> None:
+    plain = write_run(tmp_path / "plain")
+    often = write_run(tmp_path / "often")
+    text = often.read_text(encoding="utf-8").replace("log_every = 1", "log_every = 4\nheld_out_every = 2")
+    often.write_text(text, encoding="utf-8")
+    for path in (plain, often):
+        run_recipe(path, kinds=PRETRAINING, report=_quiet)
+    a, b = (tmp_path / name / "out" / "diffusion" for name in ("plain", "often"))
+    assert _weights(a / "model") == _weights(b / "model")
+    rows, fewer = ([json.loads(x) for x in (f / "log.jsonl").read_text().splitlines()] for f in (a, b))
+    assert [r["step"] for r in fewer] == [0, 1, 3, 4, 5], "the last step is measured by scores.json"
+    for row in fewer:
+        assert row["loss"] == rows[row["step"]]["loss"]
+    measured = {r["step"]: {k for k in r if k.startswith("held_out/")} for r in fewer}
+    after = json.loads((b / "scores.json").read_text(encoding="utf-8"))["held_out_after"]
+    wanted = {f"held_out/{name}" for name in after}
+    assert measured == {0: set(), 1: wanted, 3: wanted, 4: set(), 5: set()}
+
+    # what a stage of four steps ends with is what a longer one was after four
+    short = write_run(tmp_path / "short", diffusion_steps=4)
+    for path in (often, short):
+        text = path.read_text(encoding="utf-8").replace('output = "out"', 'output = "flat"')
+        path.write_text(text.replace("warmup = 2\n[[", "warmup = 2\ndecay_share = 0.0\n[[", 1), encoding="utf-8")
+        run_recipe(path, kinds=PRETRAINING, report=_quiet)
+    log = (tmp_path / "often" / "flat" / "diffusion" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    row = next(r for r in map(json.loads, log) if r["step"] == 3)
+    scores = json.loads((tmp_path / "short" / "flat" / "diffusion" / "scores.json").read_text(encoding="utf-8"))
+    assert {k.removeprefix("held_out/"): v for k, v in row.items() if "/" in k} == scores["held_out_after"]
+
+
 def test_thirty_steps_learn(tmp_path: Path) -> None:
     recipe = write_run(tmp_path, diffusion_steps=30, pair_steps=30)
     report = run_recipe(recipe, report=_quiet)

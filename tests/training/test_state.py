@@ -6,15 +6,18 @@ import json
 import resource
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.training.tiny import stepped, tiny_embedder, tiny_machine
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from diffembed.errors import TrainingError
+from diffembed.models.checkpoint import ModelConfig, save_model
 from diffembed.training.state import MARKER, last_state, load_state, save_state
 
 EXPECTED = {"fingerprint": "f", "data": "d"}
@@ -133,6 +136,34 @@ def test_a_disk_that_fills_up_leaves_the_previous_checkpoint_whole(
         save_state(folder, embedder, optimizer, 3, dict(EXPECTED), keep=2, machine=tiny_machine())
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before, "nothing else is left either"
     assert last_state(folder, pytest.fail) == (folder / "step-00000002", {"step": 2, **EXPECTED})
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes a model directory of the name; its weights take 21 kB, its tokenizer 60 kB."""
+    words = {f"a word of some length {i}": i for i in range(2_000)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="a word of some length 0"))
+    backbone = tiny_embedder().backbone
+
+    def write(name: str) -> Path:
+        return save_model(tmp_path / "model", backbone, tokenizer, ModelConfig(name, (16,), 64, 1, 0, 2))
+
+    return write
+
+
+@pytest.mark.parametrize(("room", "fails_at"), [(6_000, "model.safetensors"), (40_000, "tokenizer.json")])
+def test_a_disk_that_fills_up_under_the_model_directory(
+    room: int, fails_at: str, finished: Callable[[str], Path], request: pytest.FixtureRequest
+) -> None:
+    path = finished("first")
+    before = {p: p.read_bytes() for p in path.parent.rglob("*") if p.is_file()}
+    assert len(before[path / fails_at]) > room
+    request.getfixturevalue("full_disk")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    with pytest.raises(TrainingError, match="was not written .*the last checkpoint are whole: free space") as caught:
+        finished("second")
+    assert caught.value.exit_code == 6 and "\n" not in str(caught.value)
+    assert {p: p.read_bytes() for p in path.parent.rglob("*") if p.is_file()} == before
 
 
 def test_the_marker_knows_every_file(saved: tuple[Path, Any, Any]) -> None:

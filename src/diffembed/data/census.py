@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,23 @@ def count_files(paths: Sequence[Path], cache: Path | None = None, report: Report
 
 
 _counts: dict[tuple[Path, tuple[int, ...]], FileCount] = {}
+
+
+def left_out(counts: Sequence[FileCount], languages: Collection[str] = ()) -> str:
+    """What is not read of the rows of files, in words; empty where all are read.
+
+    Args:
+        languages: only texts with these ``lang`` values are read; empty: all.
+    """
+    blank = sum(count.blank for count in counts)
+    other = 0
+    for count in counts if languages else ():
+        unnamed = [i for i, language in enumerate(count.languages) if language not in languages]
+        other += int(count.cells[np.isin(count.cells[:, 1], unnamed), 3].sum())
+    rows = blank + sum(int(count.cells[:, 3].sum()) for count in counts)
+    parts = [f"{blank:,} are blank"] if blank else []
+    parts += [f"{other:,} are of languages other than {', '.join(sorted(languages))}"] if other else []
+    return f"of {rows:,} rows {' and '.join(parts)}: left out" if parts else ""
 
 
 def _count(path: Path, state: tuple[int, ...], cache: Path | None, report: Report | None) -> FileCount:

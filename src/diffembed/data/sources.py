@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from diffembed.data.beir import load_beir
-from diffembed.data.census import Report, count_files
+from diffembed.data.census import Report, count_files, left_out
 from diffembed.data.rows import text_file
 from diffembed.data.texts import SHUFFLE_BYTES, Part, Text, TextSource
 from diffembed.errors import InputError
@@ -69,23 +69,34 @@ class PairSource:
     seed: int
 
     @classmethod
-    def read(cls, name: str, root: Path, patterns: Sequence[str], seed: int) -> PairSource:
-        """Every relevant pair whose query is on the train side of the hash rule."""
+    def read(
+        cls, name: str, root: Path, patterns: Sequence[str], seed: int, report: Report | None = None
+    ) -> PairSource:
+        """Every relevant pair whose query is on the train side of the hash rule.
+
+        Args:
+            report: told of pairs that are left out because their document is blank.
+        """
         queries: list[str] = []
         documents: list[str] = []
         numbers: list[int] = []
-        offset = 0
+        offset = blank = 0
         for folder in expand(root, patterns):
             task = load_beir(folder, "train")
             row_of = {key: row for row, key in enumerate(task.document_ids)}
             for query_id, judged in task.qrels.items():
                 for document_id in judged:
                     text = task.texts[row_of[document_id]]
-                    if text.strip() and task.queries[query_id].strip():
+                    if text.strip():  # a blank query is an error of the file
                         queries.append(task.queries[query_id])
                         documents.append(text)
                         numbers.append(offset + row_of[document_id])
+                    else:
+                        blank += 1
             offset += len(task.document_ids)
+        if report and blank:
+            pairs = blank + len(queries)
+            report(f"source '{name}': of {pairs:,} pairs {blank:,} have a blank document: left out")
         return cls(name, tuple(queries), tuple(documents), tuple(numbers), seed)
 
     def __len__(self) -> int:
@@ -174,11 +185,16 @@ def read_texts(
 
     The languages together hold no more than ``shuffle_bytes`` in memory, as the whole would.
 
+    Args:
+        report: told of rows that are left out, and of files that take long to count.
+
     Raises:
         InputError: nothing matches, a bad line, no text (in one of the languages).
     """
     paths = expand(root, patterns)
     counts = count_files([text_file(path) for path in paths], cache, report)
+    if report and (words := left_out(counts, languages or ())):
+        report(f"source '{name}': {words}")
     if not languages:
         return TextSource(name, counts, seed, part=part, shuffle_bytes=shuffle_bytes)
     total = sum(languages.values())

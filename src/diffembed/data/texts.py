@@ -98,7 +98,7 @@ class TextSource:
         shuffle_bytes: int = SHUFFLE_BYTES,
     ) -> None:
         self.name, self.seed, self.shuffle_bytes = name, seed, shuffle_bytes
-        self._counts, self._part, self._languages = tuple(counts), part, languages
+        self._counts, self._part, self.languages = tuple(counts), part, languages
         table = [_stretches(number, count, part, languages) for number, count in enumerate(self._counts)]
         merged = np.concatenate(table) if table else np.empty((0, 4), dtype=np.int64)
         self._file, self._stretch, self._rows, self._sizes = merged.T  # each [stretches that hold such texts]
@@ -180,9 +180,9 @@ class TextSource:
         return result
 
     @property
-    def blank(self) -> int:
-        """Rows of the files that hold nothing but white space, and are left out."""
-        return sum(count.blank for count in self._counts)
+    def label(self) -> str:
+        """What reports call it: its name, and the languages where it is only some of a corpus."""
+        return f"'{self.name}'" + (f" ({', '.join(sorted(self.languages))})" if self.languages else "")
 
     def _epoch(self, number: int) -> _Epoch:
         if number not in self._epochs:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from diffembed.errors import ModelError
+from diffembed.errors import NotExportableError
 from diffembed.models.graph import MS, GraphBuilder
 
 Array = npt.NDArray[Any]
@@ -32,10 +32,12 @@ def qwen3_states(g: GraphBuilder, config: dict[str, Any], tensor: Tensors, embed
     _require(config, "hidden_act", "silu")
     _require(config, "attention_bias", False)
     if config.get("use_sliding_window"):
-        raise ModelError("the ONNX export reads whole sequences, this config asks for use_sliding_window; turn it off")
+        raise NotExportableError(
+            "the ONNX export reads whole sequences, this config asks for use_sliding_window; turn it off"
+        )
     rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0)}
     if rope.get("rope_type", "default") != "default":
-        raise ModelError(
+        raise NotExportableError(
             f"rope_type {rope['rope_type']!r} is not exported to ONNX, only 'default' is; use runtime='torch'"
         )
     heads, kv_heads = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
@@ -146,7 +148,9 @@ def _skip_rms(g: GraphBuilder, x: str, residual: str, name: str, tensor: Tensors
 def _require(config: dict[str, Any], key: str, value: object) -> None:
     found = config.get(key, value)
     if found != value:
-        raise ModelError(f"the ONNX export knows {key} {value!r}, this config has {found!r}; use runtime='torch'")
+        raise NotExportableError(
+            f"the ONNX export knows {key} {value!r}, this config has {found!r}; use runtime='torch'"
+        )
 
 
 STATES: dict[str, Callable[[GraphBuilder, dict[str, Any], Tensors, str], str]] = {

@@ -171,13 +171,13 @@ def _group_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, reach: Reach, scale: float | None, dropout: float
 ) -> Tensor:
     """Attention of sequences of one length ``[B, heads, L, head_dim]``; what padded rows give is never used."""
-    width, grouped = q.shape[2], k.shape[1] != q.shape[1]
+    width = q.shape[2]
     back, ahead = reach
     windowed = 0 <= back < width - 1
     if width > _SHORT and windowed:
         return _banded_attention(q, k, v, mask, reach, scale, dropout)
     if width > _SHORT and ahead == 0:  # padding stands last, where no real row looks
-        return scaled_dot_product_attention(q, k, v, None, dropout, is_causal=True, scale=scale, enable_gqa=grouped)
+        return _fused_attention(q, k, v, None, scale, dropout, causal=True)
     if windowed or ahead == 0:
         band = _band(width, width, back, ahead, 0, q.device)
         mask = band if mask is None else mask & band
@@ -185,7 +185,22 @@ def _group_attention(
             mask = mask | torch.eye(width, dtype=torch.bool, device=q.device)
     if q.dtype == torch.bfloat16 and q.device.type == "cpu" and width <= _SHORT and not dropout:
         return _matmul_attention(q, k, v, mask, scale or q.shape[-1] ** -0.5)
-    return scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale, enable_gqa=grouped)
+    return _fused_attention(q, k, v, mask, scale, dropout)
+
+
+def _fused_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, dropout: float, causal: bool = False
+) -> Tensor:
+    """torch's fused attention, by a kernel whose memory is linear.
+
+    On CUDA only the flash kernel shares key heads, and it takes neither float32 nor a mask: torch would fall back on
+    plain products, which hold every score. The memory-efficient kernel takes both, given a key head a query head.
+    """
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1 and q.device.type == "cuda":
+        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+    shared = k.shape[1] != q.shape[1]
+    return scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal, scale=scale, enable_gqa=shared)
 
 
 def _band(queries: int, keys: int, back: int, ahead: int, first_key: int, device: torch.device) -> Tensor:
@@ -219,8 +234,7 @@ def _banded_attention(
         start, end = i * block - back, (i + 1) * block + ahead
         allowed = inner if start >= 0 and end <= whole else (band & seen[:, None, None, :]) | itself
         ks, vs = ks.transpose(-1, -2), vs.transpose(-1, -2)
-        grouped = k.shape[1] != q.shape[1]
-        outputs.append(scaled_dot_product_attention(qs, ks, vs, allowed, dropout, scale=scale, enable_gqa=grouped))
+        outputs.append(_fused_attention(qs, ks, vs, allowed, scale, dropout))
     return torch.cat(outputs, dim=2)[:, :, :length]
 
 

@@ -4,15 +4,17 @@ Opening is one configuration flag (``is_causal = False``), never a copied modell
 kernel, a mask can be dropped where nothing is padded, one kind of layer can stay causal while the others open. So the
 probe runs the model on toy sequences, alone, batched, padded and packed, and looks inside every attention layer: does
 a late token change an early row of what the layer gives? It also looks for the opposite fault, states that change with
-padding or with a neighbour.
+padding, with a neighbour, or with a neighbour's length.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Qwen3Config, Qwen3Model
@@ -29,7 +31,9 @@ _AROUND: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {  # lengths of th
     "batched": ((), (_LENGTH,)),
     "padded": ((), (_LENGTH + 5, 4)),
     "packed": ((4,), (9,)),
+    "packed with a long text": ((), (4,)),
 }
+_LONG = "packed with a long text"  # its neighbour is only the end of a long text, at the positions it would have there
 
 
 def build_qwen3(
@@ -170,11 +174,12 @@ def _probe(model: PreTrainedModel) -> tuple[bool, Tensor]:
     changed = [*probed[:-1], (probed[-1] + 1) % vocabulary]
     verdicts: dict[str, bool] = {}
     by_form: dict[str, Tensor] = {}
+    frequencies: dict[str, list[Tensor]] = {}
     was_training = model.training
     model.train(False)
     try:
         for form in _AROUND:
-            if form == "packed" and name != PACKED:
+            if (form.startswith("packed") and name != PACKED) or (form == _LONG and not _rotary_types(model)):
                 continue
             first, second = _Recorder(), _Recorder()
             states, others = (_run(model, form, ids, r, first) for ids, r in ((probed, first), (changed, second)))
@@ -183,6 +188,7 @@ def _probe(model: PreTrainedModel) -> tuple[bool, Tensor]:
             for i, (a, b) in enumerate(pairs):  # exact: the same shapes give the same bits where nothing has changed
                 verdicts[f"{form}, attention layer {i}"] = not torch.equal(a[early], b[early])
             by_form[form] = states
+            frequencies[form] = [b.clone() for key, b in model.named_buffers() if key.endswith("inv_freq")]
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
         raise ModelError(f"the backbone does not run on attention '{name}': {_first_line(error)}") from error
     finally:
@@ -192,6 +198,12 @@ def _probe(model: PreTrainedModel) -> tuple[bool, Tensor]:
         raise ModelError(
             f"on attention '{name}' the backbone reads both ways ({where}) but is causal elsewhere ({elsewhere}); "
             f"load it with attn_implementation='{PACKED}'"
+        )
+    if any(not torch.equal(a, b) for f in frequencies.values() for a, b in zip(f, frequencies["alone"], strict=True)):
+        raise ModelError(
+            f"the rotary frequencies of the backbone ({', '.join(_rotary_types(model))}) follow the longest text of a "
+            "batch, so a text's states would change with its neighbours; load it with load_pretrained, which settles "
+            "longrope and dynamic, or give a checkpoint with another rope_type"
         )
     for form, states in by_form.items():
         if _differ(states, by_form["alone"]):
@@ -236,13 +248,24 @@ def _run(model: PreTrainedModel, form: str, ids: list[int], recorder: _Recorder,
 
     with _hooked(model, read, give):
         if packed:
-            return packed_states(model, pack([TokenizedSequence(tuple(s), ()) for s in sequences]))[rows[1]]
+            batch = pack([TokenizedSequence(tuple(s), ()) for s in sequences])
+            if form == _LONG:
+                late = np.arange(batch.tokens) >= start + _LENGTH
+                positions = batch.position_ids + late * int(model.config.max_position_embeddings)
+                batch = dataclasses.replace(batch, position_ids=positions)
+            return packed_states(model, batch)[rows[1]]
         width = max(map(len, sequences))
         inputs = torch.tensor([s + [0] * (width - len(s)) for s in sequences], device=model.device)
         mask = torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sequences], device=model.device)
         output = model(input_ids=inputs, attention_mask=None if form == "alone" else mask)
     states: Tensor = output.last_hidden_state[rows]
     return states
+
+
+def _rotary_types(model: PreTrainedModel) -> list[str]:
+    """The ``rope_type`` of all rotary modules."""
+    found = [kind for module in model.modules() if (kind := getattr(module, "rope_type", None)) is not None]
+    return sorted({str(k) for kind in found for k in (kind.values() if isinstance(kind, dict) else [kind])})
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from diffembed.errors import MissingExtraError, ModelError
+from diffembed.errors import MissingExtraError, ModelError, TrainingError
 from diffembed.models.files import atomic_directory, check_safetensors
 from diffembed.vectors.quantize import QUANTIZERS, Quantizer
 
@@ -180,8 +180,13 @@ def save_model(
         card: text of ``README.md``; a few lines about the config when absent.
         head: ``[vocab, hidden]`` output matrix of a language model that does not tie it to its token table; it stands
             in a file of its own, which embedding does not need.
+
+    Raises:
+        ModelError: the config's last width is not the backbone's.
+        TrainingError: it could not be written (a full disk); what stood at ``path`` before is whole.
     """
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     base = backbone.base_model
@@ -198,25 +203,32 @@ def save_model(
     tensors = {name: t.detach().to("cpu", on_disk).contiguous() for name, t in base.state_dict().items()}
 
     target = Path(path)
-    with atomic_directory(target) as folder:
-        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        if head is not None:
-            save_file({"weight": head.detach().to("cpu", on_disk).contiguous()}, folder / HEAD_FILE)
-        for file in folder.iterdir():
-            file.chmod(0o644)  # safetensors makes them readable by their owner only
-        _write_json(folder / "config.json", stock)
-        tokenizer.save(str(folder / TOKENIZER_FILE))
-        _write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer, config))
-        (folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
-        write_sentence_transformers_files(folder, config)
-        if config.quantizer == "tanh-int8":
-            (folder / "2_Dense").mkdir(exist_ok=True)
-            save_file(
-                {"linear.weight": torch.eye(hidden, dtype=torch.float16)},
-                folder / "2_Dense" / WEIGHTS_FILE,
-                metadata={"format": "pt"},
-            )
-        (folder / "README.md").write_text(card or default_card(config), encoding="utf-8")
+    try:
+        with atomic_directory(target) as folder:
+            save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+            if head is not None:
+                save_file({"weight": head.detach().to("cpu", on_disk).contiguous()}, folder / HEAD_FILE)
+            for file in folder.iterdir():
+                file.chmod(0o644)  # safetensors makes them readable by their owner only
+            _write_json(folder / "config.json", stock)
+            # not tokenizer.save: that raises a bare Exception where the disk is full
+            (folder / TOKENIZER_FILE).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+            _write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer, config))
+            (folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
+            write_sentence_transformers_files(folder, config)
+            if config.quantizer == "tanh-int8":
+                (folder / "2_Dense").mkdir(exist_ok=True)
+                save_file(
+                    {"linear.weight": torch.eye(hidden, dtype=torch.float16)},
+                    folder / "2_Dense" / WEIGHTS_FILE,
+                    metadata={"format": "pt"},
+                )
+            (folder / "README.md").write_text(card or default_card(config), encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"model directory {target} was not written ({error}); nothing of it is left, and what stood there before "
+            "and the last checkpoint are whole: free space on the disk, then run it again"
+        ) from None
     return target
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from diffembed.errors import InputError, MissingExtraError, ModelError
+from diffembed.errors import InputError, MissingExtraError, ModelError, NotExportableError
 from diffembed.models.checkpoint import (
     CONFIG_FILE,
     TOKENIZER_FILE,
@@ -50,7 +50,8 @@ def export_onnx(
         The model directory.
 
     Raises:
-        ModelError: the source is damaged, of an architecture or with pooling that is not supported.
+        ModelError: the source is damaged, or its pooling is not supported.
+        NotExportableError: its architecture has no graph, or the graph would be larger than a file can be.
         MissingExtraError: the ``onnx`` package is not installed.
     """
     root = Path(source)
@@ -97,7 +98,7 @@ def build_graph(root: Path, config: ModelConfig, precision: Precision) -> bytes:
     stock = read_stock_config(root)
     family = stock.get("model_type")
     if family not in STATES:
-        raise ModelError(
+        raise NotExportableError(
             f"{root} is of type {family!r}; the ONNX export knows {', '.join(sorted(STATES))}: use runtime='torch'"
         )
     file = root / WEIGHTS_FILE
@@ -124,7 +125,7 @@ def build_graph(root: Path, config: ModelConfig, precision: Precision) -> bytes:
     if config.quantizer == "tanh-int8":
         outputs["int8"] = (g.tanh_int8(mean), TensorProto.INT8)
     if sum(t.ByteSize() for t in g.initializers.values()) > _LARGEST_GRAPH:
-        raise ModelError(
+        raise NotExportableError(
             f"{root} is too large for one {precision} ONNX file (2 GB); export int8, or use runtime='torch'"
         )
     return g.model(outputs, {"precision": precision, "quantizer": config.quantizer, "name": config.name})

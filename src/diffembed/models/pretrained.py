@@ -19,6 +19,7 @@ from diffembed.models.attention import PACKED
 from diffembed.models.backbone import require_bidirectional, token_embedding
 from diffembed.models.checkpoint import (
     CONFIG_FILE,
+    HEAD_FILE,
     TOKENIZER_FILE,
     load_backbone,
     load_head,
@@ -70,6 +71,7 @@ def load_pretrained(
     attn_implementation: str = PACKED,
     dtype: torch.dtype | str | None = None,
     mask_token: int | str | None = None,
+    max_tokens: int | None = None,
     allow_unproven: bool = False,
 ) -> LoadedBackbone:
     """Load a pretrained decoder as a diffusion backbone.
@@ -78,13 +80,17 @@ def load_pretrained(
         source: a directory or a hub id (``owner/name``): a causal checkpoint of a known family
             (``models/families.py``), a released diffusion checkpoint (``models/released.py``), or a diffembed model
             directory.
-        attn_implementation: what the model comes back on; it, ``eager`` and ``sdpa`` are probed.
+        attn_implementation: what the model comes back on. A checkpoint is probed on it, ``eager`` and ``sdpa``, which
+            must agree; a model directory on it alone.
         dtype: of the weights; ``None`` is float32.
         mask_token: id or token; ``None`` takes the checkpoint's own, else a rare token of its vocabulary.
+        max_tokens: the longest text that will be read, which settles rotary frequencies that depend on it
+            (``models/rotary.py``); ``None``: as many as the checkpoint has positions. A model directory keeps its own.
         allow_unproven: take other stock architectures too, if they pass the probe.
 
     Raises:
-        ModelError: nothing there, damage, an unknown architecture, a model that does not read both ways.
+        ModelError: nothing there, damage, an unknown architecture, no output matrix, a model that does not read both
+            ways.
         InputError: ``mask_token`` or ``dtype`` is of no use.
         MissingExtraError: a hub id, and ``huggingface_hub`` is not installed.
     """
@@ -102,6 +108,7 @@ def load_pretrained(
         dtype=weights_type,
         rename=layout.rename,
         unused=f"{layout.unused}|^{layout.head.replace('.', chr(92) + '.')}$",
+        max_tokens=max_tokens,
     )
     head = _untied_head(root, layout, model, weights_type)
     tokenizer = _read_tokenizer(root, layout)
@@ -119,9 +126,15 @@ def _own_directory(
     config = read_model_config(root)
     model = load_backbone(root, attn_implementation=attn_implementation, dtype=dtype)
     head, tokenizer = load_head(root), load_tokenizer(root)
+    if head is None and not model.config.tie_word_embeddings:
+        raise ModelError(
+            f"{root} has no {HEAD_FILE}, and its config does not tie the output matrix to the token table: it can "
+            "embed, but not predict tokens; give the model directory of the language-model stage that it was made from"
+        )
     pad, end = config.pad_token_id, config.eot_token_id
     rows = token_embedding(model).shape[0]
     mask = settle_mask_token(tokenizer, rows, mask_token, released=config.mask_token_id, taken={pad, end})
+    shield(tokenizer, {pad, end, mask})
     head = None if head is None else head.to(dtype)
     return LoadedBackbone(model, head, tokenizer, mask, pad, end, config.shift, "diffembed")
 

@@ -17,6 +17,7 @@ from transformers.utils import logging
 from diffembed.errors import ModelError
 from diffembed.models.backbone import set_causal
 from diffembed.models.files import weight_files
+from diffembed.models.rotary import settle_rotary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,7 @@ def load_stock(
     dtype: torch.dtype = torch.float32,
     rename: Mapping[str, str] | None = None,
     unused: str = r"^$",
+    max_tokens: int | None = None,
 ) -> PreTrainedModel:
     """The stock base model of ``config`` with the weights of a directory: mask open, in eval mode, no remote code.
 
@@ -37,12 +39,14 @@ def load_stock(
         root: holds ``model.safetensors``, or shards and their index.
         rename: tensor names of the checkpoint to those of the class, as regular expressions.
         unused: regular expression of tensors that may be left over.
+        max_tokens: longest text that will be read (see ``settle_rotary``).
 
     Raises:
         ModelError: a file is missing or truncated; tensors are missing, left over or of other shapes.
     """
     stored = weight_files(root)
     config.is_causal = False
+    settle_rotary(config, max_tokens)
     kind = config.model_type
     kind_of_model: Any = MODEL_MAPPING[type(config)]
     try:

@@ -59,7 +59,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         # A frozen table (LoRA) needs no gradient: a third of the work and a matrix as large as it are saved.
         grad_hidden = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
-        grad_table = torch.zeros_like(table_VD) if ctx.needs_input_grad[1] else None
+        # In float32: a sum over many chunks in bfloat16 loses more than each product's own rounding.
+        summed = torch.promote_types(table_VD.dtype, torch.float32)
+        grad_table = torch.zeros_like(table_VD, dtype=summed) if ctx.needs_input_grad[1] else None
         # One buffer for the logits of every chunk, changed in place into their gradient: on a CPU, asking the system
         # for fresh pages costs as much as the softmax.
         buffer = table.new_empty(min(chunk, hidden_ND.shape[0]), table.shape[0])
@@ -85,7 +87,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     grad_table.addmm_(grad.T, hidden)
                 else:
                     grad_table += grad.T @ hidden
-        ctx.save_for_backward(grad_hidden, grad_table)
+        ctx.save_for_backward(grad_hidden, None if grad_table is None else grad_table.to(table_VD.dtype))
         return total
 
     @staticmethod

@@ -127,6 +127,9 @@ def masked_at(
 ) -> Targets:
     """Masked diffusion at one fixed mask rate, weights 1/rate: what the held-out evaluation integrates over rates.
 
+    The mask token is excluded: the figures of a model that was trained with it (``mdlm``) and of one that was not
+    mean the same.
+
     >>> from diffembed.text.batching import TokenizedSequence, pack
     >>> b = pack([TokenizedSequence((5, 6, 7, 8), ())])
     >>> t = masked_at(b, np.random.default_rng(0), mask_token_id=1, rate=0.5)
@@ -135,7 +138,8 @@ def masked_at(
     """
     eligible = _eligible_rows(batch, shift, mask_token_id)
     masked = eligible[rng.random(len(eligible)) < rate]
-    return _masked(batch, eligible, masked, np.full(len(masked), 1.0 / rate), mask_token_id, shift)
+    targets = _masked(batch, eligible, masked, np.full(len(masked), 1.0 / rate), mask_token_id, shift)
+    return dataclasses.replace(targets, excluded=mask_token_id)
 
 
 def masked_next_token(

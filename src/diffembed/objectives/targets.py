@@ -21,11 +21,12 @@ class Targets:
     Attributes:
         batch: what the model reads: corrupted, and cut where the objective cuts.
         clean_ids: ``[tokens]`` the same tokens before corruption (what a frozen parent reads).
-        rows: ``[targets]`` packed positions whose state predicts.
+        rows: ``[targets]`` packed positions whose state predicts, ascending.
         target_ids: ``[targets]`` the token each must predict.
         weights: ``[targets]`` weight of each cross-entropy.
-        aligned: ``[eligible]`` packed positions of the states that the step's loss is a mean over: those of every token
-            that could have been a target, or (``masked-mean``, MNTP) of those that are. Alignment compares them.
+        aligned: ``[eligible]`` packed positions, ascending, of the states that the step's loss is a mean over: those of
+            every token that could have been a target, or (``masked-mean``, MNTP) of those that are. Alignment compares
+            them.
         excluded: a token that is never predicted; its probability is 0 (MDLM's zero masking probability).
     """
 
@@ -61,16 +62,14 @@ def regroup(sequences: Sequence[tuple[Targets, int]]) -> Targets:
     for targets, i in sequences:
         batch = targets.batch
         start, end = int(batch.cu_seqlens[i]), int(batch.cu_seqlens[i + 1])
-        inside = (batch.spans[:, 0] >= start) & (batch.spans[:, 1] <= end)
-        spans = tuple((int(a) - start, int(b) - start) for a, b in batch.spans[inside])
+        spans = tuple((int(a) - start, int(b) - start) for a, b in batch.spans[_within(batch.spans[:, 0], start, end)])
         packed.append(TokenizedSequence(batch.token_ids[start:end], spans))
         clean.append(targets.clean_ids[start:end])
-        own = (targets.rows >= start) & (targets.rows < end)
+        own = _within(targets.rows, start, end)
         rows.append(targets.rows[own] - start + offset)
         ids.append(targets.target_ids[own])
         weights.append(targets.weights[own])
-        mine = (targets.aligned >= start) & (targets.aligned < end)
-        aligned.append(targets.aligned[mine] - start + offset)
+        aligned.append(targets.aligned[_within(targets.aligned, start, end)] - start + offset)
         offset += end - start
     return dataclasses.replace(
         sequences[0][0],
@@ -81,3 +80,9 @@ def regroup(sequences: Sequence[tuple[Targets, int]]) -> Targets:
         weights=np.concatenate(weights),
         aligned=np.concatenate(aligned),
     )
+
+
+def _within(positions: IntArray, start: int, end: int) -> slice:
+    """Which of ascending positions lie in a sequence; a search, because a step may have a thousand sequences."""
+    first, last = np.searchsorted(positions, (start, end))
+    return slice(int(first), int(last))

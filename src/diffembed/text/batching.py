@@ -76,6 +76,24 @@ def pack(sequences: Sequence[TokenizedSequence]) -> PackedBatch:
     return PackedBatch(token_ids, position_ids, cu_seqlens, np.array(spans, dtype=np.int64).reshape(-1, 2))
 
 
+def joined(batches: Sequence[PackedBatch]) -> PackedBatch:
+    """Batches end to end, as one.
+
+    >>> a = pack([TokenizedSequence((5, 6), ((0, 2),))])
+    >>> b = joined([a, a])
+    >>> b.token_ids.tolist(), b.position_ids.tolist(), b.cu_seqlens.tolist(), b.spans.tolist()
+    ([5, 6, 5, 6], [0, 1, 0, 1], [0, 2, 4], [[0, 2], [2, 4]])
+    """
+    starts = np.cumsum([0, *(batch.tokens for batch in batches)])
+    shifted = list(zip(batches, starts[:-1], strict=True))
+    return PackedBatch(
+        np.concatenate([batch.token_ids for batch in batches]),
+        np.concatenate([batch.position_ids for batch in batches]),
+        np.concatenate([*(batch.cu_seqlens[:-1] + start for batch, start in shifted), starts[-1:]]),
+        np.concatenate([batch.spans + start for batch, start in shifted]),
+    )
+
+
 def batches_by_tokens(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Group sequence numbers, shortest first, so that the *padded* size of a group stays within ``budget`` tokens.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ class Base:
     Attributes:
         shift: whether the checkpoint's states predict the next token.
         facts: of a released checkpoint, for the manifest: where it is from and how it was laid out.
+        loaded: the checkpoint itself if it has just been read; ``first_model`` takes it out, as training changes it.
     """
 
     tokenizer: Tokenizer
@@ -40,6 +41,7 @@ class Base:
     max_tokens: int
     shift: bool
     facts: dict[str, Any]
+    loaded: list[LoadedBackbone] = field(default_factory=list, compare=False)
 
 
 def settle_base(recipe: Recipe, folder: Path, data_root: Path, output: Path, *, resume: bool, report: Report) -> Base:
@@ -58,15 +60,15 @@ def settle_base(recipe: Recipe, folder: Path, data_root: Path, output: Path, *, 
         return Base(tokenizer, MASK_ID, PAD_ID, EOT_ID, model.hidden_size, model.max_tokens, shift=True, facts={})
     wanted = json.loads(json.dumps(asdict(recipe.model)))
     known = read_json(output / _BASE)
+    fresh: list[LoadedBackbone] = []
     if not (known and resume):
         report(f"reading {recipe.model.checkpoint}")
         loaded = load_converted(recipe.model, folder)
+        fresh.append(loaded)
         config = loaded.model.config
         known = {"model": wanted, "facts": {"checkpoint": recipe.model.checkpoint, "layout": loaded.layout}}
         known |= {"mask_token_id": loaded.mask_token_id, "shift": loaded.shift, "hidden_size": config.hidden_size}
-        eot = loaded.eot_token_id
-        known["eot_token_id"] = eot
-        known["pad_token_id"] = eot if loaded.pad_token_id is None else loaded.pad_token_id
+        known |= {"pad_token_id": loaded.pad_token_id, "eot_token_id": loaded.eot_token_id}
         known["max_tokens"] = recipe.model.max_tokens or config.max_position_embeddings
         write_text(output / _TOKENIZER, loaded.tokenizer.to_str())
         write_text(output / _BASE, json.dumps(known, indent=2))
@@ -75,13 +77,14 @@ def settle_base(recipe: Recipe, folder: Path, data_root: Path, output: Path, *, 
             f"{output} began from {known['model']['checkpoint']} with another [model]; choose another output, "
             "or remove it to start anew"
         )
-    return Base(load_tokenizer(output), **{k: known[k] for k in Base.__slots__ if k not in ("tokenizer",)})
+    kept = {name: known[name] for name in Base.__slots__ if name not in ("tokenizer", "loaded")}
+    return Base(load_tokenizer(output), **kept, loaded=fresh)
 
 
 def first_model(recipe: Recipe, folder: Path, base: Base) -> Embedder:
     """The weights before the first stage: fresh ones, or the checkpoint's."""
     if isinstance(recipe.model, Converted):
-        loaded = load_converted(recipe.model, folder)
+        loaded = base.loaded.pop() if base.loaded else load_converted(recipe.model, folder)
         return Embedder(loaded.model, loaded.head)
     backbone = build_qwen3(
         **asdict(recipe.model),
@@ -98,7 +101,10 @@ def load_converted(model: Converted, folder: Path) -> LoadedBackbone:
     local = folder / model.checkpoint
     mask = model.mask_token if model.mask_token != "" else None
     return load_pretrained(
-        local if local.is_dir() else model.checkpoint, mask_token=mask, allow_unproven=model.allow_unproven
+        local if local.is_dir() else model.checkpoint,
+        mask_token=mask,
+        max_tokens=model.max_tokens or None,
+        allow_unproven=model.allow_unproven,
     )
 
 

@@ -57,7 +57,7 @@ class StageData:
         stage, data_root, seed: with the files, all that the batches depend on.
         eot_token_id: ends every document.
         cache: a folder that keeps the counts of corpus files from one run to the next (see ``count_files``).
-        report: told of a corpus that takes long to count.
+        report: told of a corpus that takes long to count, of rows that are left out, and how often each source is read.
 
     Raises:
         InputError: a source that matches nothing or holds nothing, a file that is not whole, a line that is no record.
@@ -84,21 +84,34 @@ class StageData:
         for i in range(len(self.sources)):
             self._ends[i, 1:] = np.cumsum((self.choices == i) * self.batch_sizes[i])
         self._windows = self._document_windows() if stage.windows == "all" else None
+        if report:
+            read = ", ".join(f"{name} {times:.3g} times" for name, times in self.epochs())
+            report(f"{stage.name}: {stage.steps} steps read {read}")
 
     def _document_windows(self) -> DocumentWindows:
         streams = []
         total = sum(config.weight for config in self.stage.source)
         for config, source in zip(self.stage.source, self.sources, strict=True):
             assert not isinstance(source, PairSource)
-            share = config.weight / total
-            if isinstance(source, LanguageMix):
-                streams += [(s, share * part) for s, part in zip(source.streams, source.shares, strict=True)]
-            else:
-                streams.append((source, share))
+            streams += [(stream, config.weight / total * share) for stream, share in _streams(source)]
         stage = self.stage
         return DocumentWindows(
             streams, self.tokenizer, batch=stage.batch, window=stage.sequence_tokens, end_token_id=self.eot_token_id
         )
+
+    def epochs(self) -> list[tuple[str, float]]:
+        """How often the stage reads each source (of a mix, each language) whole, or draws as many rows as it has."""
+        if self._windows:
+            times = self._windows.epochs(self.stage.steps)
+            return [(stream.label, often) for stream, often in zip(self._windows.streams, times, strict=True)]
+        found: list[tuple[str, float]] = []
+        for i, source in enumerate(self.sources):
+            drawn = int(np.count_nonzero(self.choices == i)) * self._rows_of_a_step(i)
+            if isinstance(source, PairSource):
+                found.append((f"'{source.name}'", drawn / len(source)))
+            else:
+                found += [(stream.label, drawn * share / len(stream)) for stream, share in _streams(source)]
+        return found
 
     @property
     def fingerprint(self) -> str:
@@ -143,6 +156,8 @@ class StageData:
     def text_batches(self, step: int) -> list[PackedBatch]:
         """Micro-batches of one language-model step, the same however many processes share them.
 
+        Sequences stand shortest first; ``micro_tokens`` says where batches end, never what follows what.
+
         With ``windows = "random"`` a window of ``sequence_tokens`` at a random place of each of ``batch /
         sequence_tokens`` texts of one source; with ``"all"`` every window of the documents whose turn it is, from all
         sources (see ``DocumentWindows``), which may be none in a step much smaller than a document.
@@ -163,9 +178,13 @@ class StageData:
         choice = int(self.choices[step])
         source = self.sources[choice]
         assert not isinstance(source, PairSource)
-        count = max(1, -(-int(self.batch_sizes[choice]) // self.stage.sequence_tokens))
+        count = self._rows_of_a_step(choice)
         start = int(np.count_nonzero(self.choices[:step] == choice)) * count
         return list(source.draws(start, count))
+
+    def _rows_of_a_step(self, choice: int) -> int:
+        size = int(self.batch_sizes[choice])
+        return size if self.stage.kind == "pair" else max(1, -(-size // self.stage.sequence_tokens))
 
     def pair_batch(self, step: int) -> PairBatch:
         """The pairs of one step, all from one source."""
@@ -196,7 +215,7 @@ def _read(
     config: SourceConfig, data_root: Path, seed: int, cache: Path | None, report: Report | None
 ) -> PairSource | TextSource | LanguageMix:
     if config.kind == "pairs":
-        return PairSource.read(config.name, data_root, config.paths, seed)
+        return PairSource.read(config.name, data_root, config.paths, seed, report)
     return read_texts(
         config.name,
         data_root,
@@ -207,6 +226,13 @@ def _read(
         cache=cache,
         report=report,
     )
+
+
+def _streams(source: TextSource | LanguageMix) -> list[tuple[TextSource, float]]:
+    """A source as streams that have epochs of their own, with the share of each."""
+    if isinstance(source, LanguageMix):
+        return list(zip(source.streams, source.shares, strict=True))
+    return [(source, 1.0)]
 
 
 def _window(text: str, characters: int, rng: np.random.Generator) -> str:

@@ -46,13 +46,25 @@ class HeldOut:
 
 
 def read_held_out(
-    stage: StageConfig, tokenizer: Tokenizer, data_root: Path, *, texts: int = 60, eot_token_id: int = EOT_ID
+    stage: StageConfig,
+    tokenizer: Tokenizer,
+    data_root: Path,
+    *,
+    texts: int = 60,
+    eot_token_id: int = EOT_ID,
+    cache: Path | None = None,
 ) -> HeldOut:
-    """Beginnings of held-out texts, spread evenly over the stage's sources."""
+    """Beginnings of held-out texts, spread evenly over the stage's sources; without batches where there are none.
+
+    Args:
+        texts: about how many, over all sources.
+        cache: the folder with the counts of the corpus files (``StageData``).
+    """
     sequences, all_bytes, after_first = [], 0, 0
     for source in stage.source:
         share = max(1, texts // len(stage.source))
-        for text in held_out_texts(data_root, source.paths, share, languages=tuple(source.languages))[:texts]:
+        languages = tuple(source.languages)
+        for text in held_out_texts(data_root, source.paths, share, languages=languages, cache=cache)[:texts]:
             shown = text[: stage.sequence_tokens * 10]
             encoding = tokenizer.encode(shown, add_special_tokens=False)
             ids, offsets = encoding.ids[: stage.sequence_tokens - 1], encoding.offsets[: stage.sequence_tokens - 1]
@@ -64,21 +76,11 @@ def read_held_out(
     return HeldOut(tuple(pack([sequences[i] for i in group]) for group in groups), all_bytes, after_first)
 
 
-def held_out_losses(
-    stage: StageConfig,
-    embedder: Embedder,
-    tokenizer: Tokenizer,
-    data_root: Path,
-    mask_token_id: int,
-    *,
-    eot_token_id: int = EOT_ID,
-) -> dict[str, float]:
+def held_out_losses(stage: StageConfig, embedder: Embedder, found: HeldOut, mask_token_id: int) -> dict[str, float]:
     """The held-out figures of a language-model stage: next-token ones if it is causal, else those of denoising."""
-    found = read_held_out(stage, tokenizer, data_root, eot_token_id=eot_token_id)
     if stage.kind == "causal":
         return causal_losses(embedder, found)
-    shift = stage.kind == "mntp" or stage.shift
-    return denoising_losses(embedder, found, mask_token_id=mask_token_id, shift=shift)
+    return denoising_losses(embedder, found, mask_token_id=mask_token_id, shift=stage.predicts_next)
 
 
 def denoising_losses(
@@ -87,7 +89,8 @@ def denoising_losses(
     """``mask_R`` (nats a masked token) and ``accuracy_R`` by mask rate R; the bound in nats a token and bits a byte.
 
     The bound integrates (1/r) x the summed cross-entropy over the mask rate r, at the midpoints of 16 strata, with the
-    same masks at every call. The end-of-text token counts as a token and has no bytes.
+    same masks at every call. The mask token is never a target and has probability 0, as in ``infill``. The end-of-text
+    token counts as a token and has no bytes.
     """
     nats, accuracy = {}, {}
     for rate in MASK_RATES:
@@ -135,7 +138,7 @@ def _scores(embedder: Embedder, targets: Targets) -> tuple[np.ndarray[Any, Any],
         return np.zeros(0), np.zeros(0, dtype=bool)
     states = target_states(embedder, targets)
     ids = torch.from_numpy(targets.target_ids).to(states.device)
-    nats, right = token_scores(states, embedder.output_table(), ids)
+    nats, right = token_scores(states, embedder.output_table(), ids, excluded=targets.excluded)
     return nats.double().cpu().numpy(), right.cpu().numpy()
 
 

@@ -24,8 +24,8 @@ from diffembed.models.embedder import Embedder
 from diffembed.objectives.alignment import layer_alignment
 from diffembed.objectives.cross_entropy import linear_cross_entropy
 from diffembed.objectives.denoising import masked_diffusion, masked_next_token, next_token
-from diffembed.objectives.targets import Objective, Targets
-from diffembed.text.batching import PackedBatch
+from diffembed.objectives.targets import Objective, Targets, regroup
+from diffembed.text.batching import PackedBatch, joined
 from diffembed.training.recipe import StageConfig
 
 
@@ -38,7 +38,7 @@ def make_objective(stage: StageConfig, mask_token_id: int) -> Objective:
     return partial(
         masked_diffusion,
         mask_token_id=mask_token_id,
-        shift=stage.shift,
+        shift=stage.predicts_next,
         schedule=stage.schedule,
         weighting=stage.weighting,
         draw=stage.draw,
@@ -52,7 +52,7 @@ def objective_facts(stage: StageConfig, mask_token_id: int) -> dict[str, Any]:
     """What a model's manifest says under ``objective``: enough to know how to ask the model for tokens."""
     if stage.kind == "pair":
         return {"kind": "pair"}
-    facts: dict[str, Any] = {"kind": stage.kind, "shift": stage.kind != "diffusion" or stage.shift}
+    facts: dict[str, Any] = {"kind": stage.kind, "shift": stage.predicts_next}
     if stage.kind == "diffusion":
         names = ("schedule", "weighting", "draw", "truncate_share", "shuffle_share", "alignment_weight")
         facts |= {name: getattr(stage, name) for name in names}
@@ -62,8 +62,19 @@ def objective_facts(stage: StageConfig, mask_token_id: int) -> dict[str, Any]:
 
 
 def plan_targets(batches: Sequence[PackedBatch], objective: Objective, rng: np.random.Generator) -> list[Targets]:
-    """What each micro-batch of a step reads and predicts, drawn in order from one generator."""
-    return [objective(batch, rng) for batch in batches]
+    """What each micro-batch of a step reads and predicts.
+
+    Drawn once for all sequences of the step: what is masked follows from their order, not from where batches end, and
+    a stratified or antithetic draw reaches over the whole step.
+    """
+    if not batches:
+        return []
+    step = objective(joined(batches), rng)
+    if len(batches) == 1:
+        return [step]
+    ends = np.cumsum([len(batch) for batch in batches]).tolist()
+    starts = [0, *ends[:-1]]
+    return [regroup([(step, i) for i in range(a, b)]) for a, b in zip(starts, ends, strict=True)]
 
 
 def eligible_tokens(targets: Sequence[Targets]) -> float:

@@ -75,6 +75,9 @@ class _Routed(nn.Module):
     def __init__(self, embedder: Embedder) -> None:
         super().__init__()
         self.embedder = embedder
+        # accelerate makes a shard group of every module of these classes; it asks only the module that it is given
+        found = {type(module).__name__ for module in embedder.modules()}
+        self._no_split_modules = sorted(found & set(embedder.backbone._no_split_modules or ()))
 
     def forward(self, part: Part) -> Tensor:
         return part(self.embedder)
@@ -132,6 +135,7 @@ def train(
     expected: dict[str, str],
     report: Report,
     watch: Callable[[Progress], None] | None = None,
+    measure: Callable[[], dict[str, float]] | None = None,
     peak: float = 0.0,
 ) -> dict[str, Any]:
     """Run ``stage`` to its last step, from its last checkpoint if there is one.
@@ -143,6 +147,7 @@ def train(
         folder: where checkpoints and ``log.jsonl`` live.
         expected: what a checkpoint must say to belong to this stage (its fingerprints).
         watch: told of every logged step; without it a line is reported.
+        measure: held-out figures of ``embedder``, asked of rank 0 every ``run.held_out_every`` steps but the last.
         peak: operations a second of one process at best; 0: the log has no MFU.
 
     Returns:
@@ -181,12 +186,18 @@ def train(
             shown_flops += step.flops
             now, done = time.monotonic(), number + 1
             last = done == stage.steps
-            if metrics and (number % run.log_every == 0 or last):
+            figures: dict[str, float] = {}
+            if metrics and measure and run.held_out_every and done % run.held_out_every == 0 and not last:
+                figures = {f"held_out/{name}": value for name, value in measure().items()}
+                embedder.train()
+                pause = time.monotonic() - now  # no part of the time that training takes
+                now, begun, shown = now + pause, begun + pause, shown + pause
+            if metrics and (number % run.log_every == 0 or last or figures):
                 took = max(1e-9, now - shown)
                 speed, mfu = (tokens - shown_tokens) / took, shown_flops / took / (peak * machine.world or math.inf)
                 left = (stage.steps - done) * (now - begun) / (done - start)
                 row = {"step": number, "loss": loss, "grad_norm": norm, "lr": rate, "tokens_per_s": speed}
-                metrics.write(row | ({"mfu": mfu} if peak else {}) | step.facts)
+                metrics.write(row | ({"mfu": mfu} if peak else {}) | step.facts | figures)
                 (watch or _lines(report, rate, norm))(Progress(stage.name, done, stage.steps, loss, speed, left, mfu))
                 shown, shown_tokens, shown_flops = now, tokens, 0.0
             if last or stopping or due:

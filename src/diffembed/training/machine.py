@@ -24,8 +24,10 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
 
-from diffembed.errors import TrainingError
+from diffembed.errors import ModelError, TrainingError
+from diffembed.models.backbone import probe_direction, require_bidirectional
 from diffembed.training.recipe import RunConfig
 
 PATIENCE = timedelta(hours=3)  # the others wait while rank 0 trains a tokenizer, scores or exports
@@ -61,6 +63,10 @@ class Machine:
         wrapped, prepared = self.accelerator.prepare(model, optimizer)
         return wrapped, prepared.optimizer
 
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The number type that forward passes compute in."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
     def accumulating(self, model: nn.Module) -> AbstractContextManager[Any]:
         """Backward passes that add to gradients without sharing them yet.
 
@@ -73,8 +79,7 @@ class Machine:
 
         DDP and FSDP2 average gradients over processes, but the parts are shares of a sum: hence the factor.
         """
-        mixed = self.dtype != torch.float32 and not self.sharded
-        with torch.autocast(self.device.type, self.dtype, enabled=mixed):
+        with nullcontext() if self.sharded else self.autocast():
             self.accelerator.backward(loss * self.world if self.world > 1 else loss)
 
     def total(self, values: Sequence[float]) -> list[float]:
@@ -160,6 +165,36 @@ def _sharding(bf16: bool) -> FullyShardedDataParallelPlugin:
 def _leave() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def probe_as_trained(model: PreTrainedModel, machine: Machine, *, causal: bool) -> None:
+    """Refuse a backbone whose mask is not as the stage needs it, on the attention that will train.
+
+    Kernels are chosen by number type, so the probe runs in float32 and again as the forward passes of the loop run.
+
+    Raises:
+        ModelError: names the fault.
+    """
+
+    def rounded(module: nn.Module, args: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state.to(machine.dtype)
+        return output
+
+    def probe() -> None:
+        if not causal:
+            require_bidirectional(model)
+        elif probe_direction(model):
+            raise ModelError("the stage is causal, but a late token changes an early state of its backbone")
+
+    probe()
+    if machine.dtype == torch.float32:
+        return
+    hook = model.register_forward_hook(rounded)  # autocast leaves states float32; the probe's bound goes by their type
+    try:
+        with machine.autocast():
+            probe()
+    finally:
+        hook.remove()
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-import types
-import typing
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from diffembed.errors import RecipeError
 from diffembed.objectives.denoising import Weighting
 from diffembed.objectives.schedules import Draw, Schedule
+from diffembed.training.ranges import CHECKPOINT, RUN, SHAPE, SOURCE, STAGE, check_ranges
+from diffembed.training.tables import build
 
 StageKind = Literal["causal", "diffusion", "mntp", "pair"]
 PRETRAINING: tuple[str, ...] = ("causal", "diffusion", "mntp")
@@ -28,7 +28,8 @@ class RunConfig:
     """Where a run lives, and how it computes. Paths are relative to the recipe's own folder.
 
     A checkpoint is written every ``save_seconds``, and the last ``keep`` stay. ``parallel`` says how processes that
-    ``torchrun`` started share the model: whole copies (``ddp``) or shards (``fsdp2``).
+    ``torchrun`` started share the model: whole copies (``ddp``) or shards (``fsdp2``). Stages that model language are
+    measured on held-out text before, after, and every ``held_out_every`` steps (0: only before and after).
     """
 
     name: str
@@ -39,6 +40,7 @@ class RunConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     save_seconds: float = 300.0
     log_every: int = 10
+    held_out_every: int = 0
     keep: int = 2
     parallel: Literal["ddp", "fsdp2"] = "ddp"
     tensorboard: bool = False
@@ -121,8 +123,9 @@ class StageConfig:
     text; ``all`` takes every window of every document, from all sources in every step.
 
     The objective of a ``diffusion`` stage: ``schedule``, ``weighting``, ``draw`` and ``shift`` as in
-    ``objectives/denoising.py``; ``truncate_share`` of the sequences are cut to a random length; ``shuffle_share`` of
-    the readable tokens are permuted within ``shuffle_window`` and predicted too. ``alignment_weight`` times one minus
+    ``objectives/denoising.py``, ``shift`` by default as what the stage starts from has it (``Recipe.with_shift``);
+    ``truncate_share`` of the sequences are cut to a random length; ``shuffle_share`` of the readable tokens are
+    permuted within ``shuffle_window`` and predicted too. ``alignment_weight`` times one minus
     the cosine to the states of the frozen autoregressive parent is added (``mntp`` too). An ``mntp`` stage masks a
     share ``mask_rate`` in ``mask_style``.
 
@@ -145,7 +148,7 @@ class StageConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     betas: tuple[float, ...] = (0.9, 0.98)
-    shift: bool = True
+    shift: bool | None = None
     temperature: float = 0.02
     margin: float = 0.1
     dims: tuple[int, ...] = ()
@@ -166,6 +169,11 @@ class StageConfig:
     lora_rank: int = 0
     lora_alpha: float = 0.0
     lora_targets: tuple[str, ...] = ()
+
+    @property
+    def predicts_next(self) -> bool:
+        """Whether a state predicts the next token; where ``shift`` is open, it does, as after a causal parent."""
+        return self.kind != "diffusion" or self.shift is not False
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,15 +212,34 @@ class Recipe:
         at = names.index(stage.name)
         return self.stage[at - 1] if at else None
 
+    def shift_after(self, stage: StageConfig | None, base: bool) -> bool:
+        """Whether a state of the model that ``stage`` leaves predicts the next token.
+
+        Args:
+            stage: ``None``: before the first.
+            base: whether a state of the model does so that the recipe begins with.
+        """
+        if stage is None:
+            return base
+        if stage.kind == "pair" or (stage.kind == "diffusion" and stage.shift is None):
+            return self.shift_after(self.parent_of(stage), base)
+        return stage.predicts_next
+
+    def with_shift(self, base: bool) -> Recipe:
+        """The recipe with the ``shift`` of every diffusion stage settled: as given, else as its parent has it."""
+        settled = [replace(s, shift=self.shift_after(s, base)) if s.kind == "diffusion" else s for s in self.stage]
+        return replace(self, stage=tuple(settled))
+
     def fingerprint(self, stage: StageConfig) -> str:
         """Hash of everything that decides this stage's weights: tokenizer, shape, seed, it and its parents.
 
         Only what differs from the defaults counts, so that a new option does not disown the checkpoints before it.
+        For the same reason a ``shift`` that is true counts as one that is not given: true was once the default.
         """
         chain: list[Any] = []
         current: StageConfig | None = stage
         while current is not None:
-            chain.append(_chosen(current))
+            chain.append(_chosen(replace(current, shift=None) if current.shift else current))
             current = self.parent_of(current)
         decides = [self.run.seed, self.run.data_root, _chosen(self.tokenizer), _chosen(self.model), chain]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
@@ -230,7 +257,7 @@ def read_recipe(path: Path) -> Recipe:
         raise RecipeError(f"recipe {path} does not exist; runs/ holds the ones that come with diffembed") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"{path} is not a readable TOML file: {error}") from None
-    recipe: Recipe = _build(Recipe, data, f"{path}", "")
+    recipe: Recipe = build(Recipe, data, f"{path}")
     _check(recipe, str(path))
     return recipe
 
@@ -245,62 +272,18 @@ def _chosen(config: Any) -> Any:
     return {name: _chosen(value) for name, value in values.items() if value != usual[name]}
 
 
-def _build(cls: Any, data: Any, path: str, where: str) -> Any:
-    if not isinstance(data, dict):
-        raise RecipeError(f"{path}: [{where}] must be a table")
-    hints = typing.get_type_hints(cls)
-    names = {f.name: f for f in fields(cls)}
-    place = f"[{where}]" if where else "the recipe"
-    if unknown := sorted(set(data) - set(names)):
-        raise RecipeError(f"{path}: unknown key '{unknown[0]}' in {place}; known: {', '.join(sorted(names))}")
-    absent = [n for n, f in names.items() if n not in data and f.default is MISSING and f.default_factory is MISSING]
-    if absent:
-        raise RecipeError(f"{path}: {place} lacks '{absent[0]}'")
-    return cls(**{n: _value(hints[n], v, path, f"{where}.{n}" if where else n) for n, v in data.items()})
-
-
-def _value(hint: Any, value: Any, path: str, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(hint, types.UnionType):
-        hint = _one_of(arguments, value)
-    if is_dataclass(hint):
-        return _build(hint, value, path, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise RecipeError(f"{path}: '{where}' must be a list")
-        return tuple(_value(arguments[0], v, path, where) for v in value)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise RecipeError(f"{path}: '{where}' must be a table")
-        return {n: _value(arguments[1], v, path, f"{where}.{n}") for n, v in value.items()}
-    if origin is Literal:
-        if value not in arguments:
-            raise RecipeError(f"{path}: '{where}' is {value!r}; expected one of {', '.join(map(repr, arguments))}")
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise RecipeError(f"{path}: '{where}' is {value!r}; expected {getattr(hint, '__name__', hint)}")
-    return value
-
-
-def _one_of(hints: tuple[Any, ...], value: Any) -> Any:
-    """Which of several types a value is meant for: the table whose keys fit best, else the first plain type it has."""
-    tables = [h for h in hints if is_dataclass(h)]
-    if tables and isinstance(value, dict):
-        return max(tables, key=lambda h: len({f.name for f in fields(h)} & set(value)))
-    if value is None or tables:
-        return tables[0] if tables else hints[0]
-    return next((h for h in hints if isinstance(value, h) and not isinstance(value, bool)), hints[0])
-
-
 def _check(recipe: Recipe, path: str) -> None:
     if isinstance(recipe.model, Converted) != (recipe.tokenizer is None):
         raise RecipeError(
             f"{path}: [tokenizer] belongs to a model given by its shape and nowhere else: a checkpoint brings its own"
         )
-    if recipe.run.keep < 1:
-        raise RecipeError(f"{path}: [run] keep is {recipe.run.keep}; at least the last checkpoint must be kept")
+    check_ranges(recipe.run, RUN, f"{path}: [run]")
+    check_ranges(recipe.model, SHAPE if isinstance(recipe.model, ModelShape) else CHECKPOINT, f"{path}: [model]")
+    if recipe.run.held_out_every and recipe.run.parallel == "fsdp2":
+        raise RecipeError(
+            f'{path}: [run] held_out_every needs whole weights; with parallel = "fsdp2" they are shards until the '
+            "stage ends: set it to 0, or use ddp"
+        )
     names = [s.name for s in recipe.stage]
     if not names or len(set(names)) != len(names):
         raise RecipeError(f"{path}: stages need names of their own, and there must be at least one; found {names}")
@@ -310,34 +293,37 @@ def _check(recipe: Recipe, path: str) -> None:
             raise RecipeError(
                 f"{path}: stage '{stage.name}' names parent '{stage.parent}', which is not an earlier stage"
             )
-        if (
-            min(stage.steps, stage.batch, stage.micro_tokens, stage.sequence_tokens) < 1
-            or min(stage.lr, stage.layer_lr) <= 0
-        ):
-            raise RecipeError(f"{path}: stage '{stage.name}' needs steps, batch, tokens and lr above 0")
+        where = f"{path}: stage '{stage.name}'"
+        check_ranges(stage, STAGE, where)
         for source in stage.source:
+            check_ranges(source, SOURCE, f"{path}: source '{source.name}' of stage '{stage.name}'")
             if source.kind not in wanted[stage.kind]:
                 raise RecipeError(
-                    f"{path}: stage '{stage.name}' ({stage.kind}) cannot read source '{source.name}' of kind "
+                    f"{where} ({stage.kind}) cannot read source '{source.name}' of kind "
                     f"'{source.kind}'; expected {' or '.join(sorted(wanted[stage.kind]))}"
                 )
         _check_data(stage, path)
         _check_objective(recipe, stage, path)
         if stage.lexical_start and stage.kind != "pair":
-            raise RecipeError(f"{path}: stage '{stage.name}' is {stage.kind}; lexical_start is for pair stages")
-        if not stage.source or any(s.weight <= 0 for s in stage.source):
-            raise RecipeError(f"{path}: stage '{stage.name}' needs sources with weights above 0")
+            raise RecipeError(f"{where} is {stage.kind}; lexical_start is for pair stages")
+        if not stage.source:
+            raise RecipeError(f"{where} has no source; give it a [[stage.source]]")
         if isinstance(recipe.model, ModelShape):
-            check_dims(stage, recipe.model.hidden_size)
+            check_fit(stage, recipe.model.hidden_size, recipe.model.max_tokens)
         if (stage.lora_targets or stage.lora_alpha) and not stage.lora_rank:
-            raise RecipeError(f"{path}: stage '{stage.name}' has lora_targets or lora_alpha but no lora_rank; set it")
+            raise RecipeError(f"{where} has lora_targets or lora_alpha but no lora_rank; set it")
 
 
-def check_dims(stage: StageConfig, hidden_size: int) -> None:
-    """Refuse widths that a model cannot be cut to."""
+def check_fit(stage: StageConfig, hidden_size: int, max_tokens: int) -> None:
+    """Refuse widths that a model cannot be cut to, and sequences longer than it reads."""
     if bad := [d for d in stage.dims if not 0 < d <= hidden_size or d % 8]:
         raise RecipeError(
             f"stage '{stage.name}' has dims {bad[0]}; widths are multiples of 8 up to hidden_size {hidden_size}"
+        )
+    if stage.kind in PRETRAINING and stage.sequence_tokens > max_tokens:
+        raise RecipeError(
+            f"stage '{stage.name}' has sequence_tokens = {stage.sequence_tokens}; the model reads max_tokens "
+            f"{max_tokens}: give no more than that"
         )
 
 
@@ -348,8 +334,6 @@ def _check_data(stage: StageConfig, path: str) -> None:
         where = f"{path}: source '{source.name}' of stage '{stage.name}'"
         if source.languages and source.kind == "pairs":
             raise RecipeError(f"{where} is of kind 'pairs'; languages are for text and spans")
-        if any(weight <= 0 for weight in source.languages.values()) or source.shuffle_megabytes < 1:
-            raise RecipeError(f"{where} needs languages with weights above 0 and shuffle_megabytes of at least 1")
         if source.batch and stage.windows == "all":
             raise RecipeError(f'{where} has a batch of its own; with windows = "all" every step mixes all: use weight')
 
@@ -366,16 +350,15 @@ def _check_objective(recipe: Recipe, stage: StageConfig, path: str) -> None:
     for kind, names in _ONLY_FOR.items():
         if stage.kind != kind and (given := [n for n in names if getattr(stage, n) != usual[n]]):
             raise RecipeError(f"{where} is {stage.kind}; {given[0]} is for {kind} stages")
-    if not (0 <= stage.truncate_share <= 1 and 0 <= stage.shuffle_share <= 1 and 0 < stage.mask_rate < 1):
-        raise RecipeError(f"{where}: truncate_share and shuffle_share lie in 0 to 1, mask_rate between 0 and 1")
-    if stage.shuffle_window < 2:
-        raise RecipeError(f"{where} has shuffle_window {stage.shuffle_window}; 2 tokens are the fewest to permute")
+    if stage.kind != "diffusion" and stage.shift is False:
+        does = "keeps what its parent predicts" if stage.kind == "pair" else "predicts the next token"
+        raise RecipeError(f"{where} is {stage.kind} and {does}; shift = false is for diffusion stages, leave it out")
     if not stage.alignment_weight:
         return
     parent = recipe.parent_of(stage)
     causal = parent.kind == "causal" if parent else isinstance(recipe.model, Converted)
-    if stage.alignment_weight < 0 or stage.kind not in ("diffusion", "mntp") or not causal:
+    if stage.kind not in ("diffusion", "mntp") or not causal:
         raise RecipeError(
-            f"{where} has alignment_weight {stage.alignment_weight}; it must not be negative, and is for diffusion and "
-            "mntp stages whose parent is a causal stage or a checkpoint"
+            f"{where} has alignment_weight {stage.alignment_weight}; it is for diffusion and mntp stages whose parent "
+            "is a causal stage or a checkpoint"
         )

@@ -2,7 +2,7 @@
 
 OUTPUT/tokenizer.json
 OUTPUT/STAGE/state/       what a killed run goes on from; removed when the stage is complete
-OUTPUT/STAGE/log.jsonl    loss, gradient norm, rate, tokens/s by step
+OUTPUT/STAGE/log.jsonl    loss, gradient norm, rate, tokens/s by step; held-out losses every held_out_every steps
 OUTPUT/STAGE/model/       a model directory: written whole when the stage is complete
 OUTPUT/STAGE/scores.json  held-out losses and nDCG@10 before and after
 """
@@ -15,16 +15,16 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from diffembed import __version__
-from diffembed.errors import ModelError, RecipeError
-from diffembed.models.backbone import probe_direction, require_bidirectional, set_causal
-from diffembed.models.checkpoint import ModelConfig, load_backbone, read_model_config, save_model
+from diffembed.errors import RecipeError
+from diffembed.models.backbone import set_causal
+from diffembed.models.checkpoint import ModelConfig, load_backbone, load_head, read_model_config, save_model
 from diffembed.models.embedder import Embedder
 from diffembed.models.lexical import lexical_start
 from diffembed.models.pretrained import load_pretrained
@@ -32,12 +32,13 @@ from diffembed.training.adapters import add_adapters, merge_adapters
 from diffembed.training.base import first_model, read_json, settle_base, write_text
 from diffembed.training.batches import StageData
 from diffembed.training.card import model_card
-from diffembed.training.heldout import held_out_losses
+from diffembed.training.heldout import HeldOut, held_out_losses, read_held_out
 from diffembed.training.lm import frozen_parent, objective_facts
 from diffembed.training.loop import STATE, Progress, Step, recompute_activations, train
-from diffembed.training.machine import settle_machine
+from diffembed.training.machine import probe_as_trained, settle_machine
 from diffembed.training.plans import language_plan, pair_plan
-from diffembed.training.recipe import PRETRAINING, Recipe, StageConfig, check_dims, read_recipe
+from diffembed.training.recipe import PRETRAINING, Recipe, StageConfig, check_fit, read_recipe
+from diffembed.training.scoring import retrieval_scores, write_graphs
 from diffembed.training.state import Report, clear_state, last_state, load_weights
 from diffembed.training.throughput import peak_rate, step_cost
 
@@ -110,8 +111,10 @@ class _Run:
             self.base = settle_base(
                 self.recipe, self.folder, self.data_root, self.output, resume=not again, report=self.report
             )
+        self.recipe = self.recipe.with_shift(self.base.shift)
+        stages = [s for s in self.recipe.stage if s.name in {x.name for x in stages}]
         for stage in stages:
-            check_dims(stage, self.base.hidden_size)
+            check_fit(stage, self.base.hidden_size, self.base.max_tokens)
         if self.machine.main and self.recipe.score.untrained and self.recipe.score.sets:
             self._score_untrained()
         for stage in stages:
@@ -132,7 +135,7 @@ class _Run:
             return
         embedder = first_model(self.recipe, self.folder, self.base)
         set_causal(embedder.backbone, False)
-        self._save(folder / "model", embedder, self._config(UNTRAINED, {}))
+        self._save(folder / "model", embedder, self._config(UNTRAINED, None, {}))
         write_text(folder / "scores.json", json.dumps({"ndcg@10": self._retrieval(folder / "model")}))
 
     def _stage(self, stage: StageConfig, resume: bool) -> None:
@@ -147,11 +150,8 @@ class _Run:
             machine.wait()
             return
         embedder = self._start(stage)
-        if stage.kind == "causal":
-            if probe_direction(embedder.backbone):
-                raise ModelError(f"stage '{stage.name}' is causal, but a late token changes an early state")
-        else:
-            require_bidirectional(embedder.backbone)
+        self._report_shift(stage)
+        probe_as_trained(embedder.backbone, machine, causal=stage.kind == "causal")
         with machine.main_first():  # rank 0 counts the corpus, the others read its counts
             data = StageData(
                 stage,
@@ -165,7 +165,8 @@ class _Run:
         if stage.lexical_start:
             lexical_start(embedder.backbone, data.token_counts())
             self._score_start(stage, embedder)
-        before = self._held_out(stage, embedder)
+        held_out = self._read_held_out(stage)
+        before = self._held_out(stage, embedder, held_out)
         teacher = frozen_parent(embedder) if stage.alignment_weight else None
         tuner = add_adapters(embedder, stage, self.recipe.run.seed) if stage.lora_rank else None
         if stage.gradient_checkpointing:
@@ -187,10 +188,11 @@ class _Run:
             expected={"fingerprint": self.recipe.fingerprint(stage), "data": data.fingerprint},
             report=self.report,
             watch=self.watch if machine.main else None,
+            measure=partial(self._held_out, stage, embedder, held_out) if stage.kind in PRETRAINING else None,
             peak=self._peak(stage, embedder),
         )
         if machine.main:
-            self._finish(stage, embedder, tuner, data, facts, before)
+            self._finish(stage, embedder, tuner, data, facts, held_out, before)
         machine.wait()
 
     def _complete(self, stage: StageConfig) -> bool:
@@ -209,9 +211,6 @@ class _Run:
         parent = self.recipe.parent_of(stage)
         if parent is None:
             embedder = first_model(self.recipe, self.folder, self.base)
-            if stage.kind == "diffusion" and stage.shift != self.base.shift:
-                has, wants = ("the next token", "its own") if self.base.shift else ("its own token", "the next")
-                self.report(f"{stage.name}: a state of the checkpoint predicts {has}, the stage asks for {wants}")
         else:
             source = self.output / parent.name / "model"
             if not source.is_dir():
@@ -220,6 +219,15 @@ class _Run:
             embedder = Embedder(loaded.model, loaded.head)
         set_causal(embedder.backbone, stage.kind == "causal")
         return embedder.to(self.machine.device)
+
+    def _report_shift(self, stage: StageConfig) -> None:
+        """A stage may unlearn which token a state predicts, but not without a word."""
+        parent = self.recipe.parent_of(stage)
+        had = self.recipe.shift_after(parent, self.base.shift)
+        if self.recipe.shift_after(stage, self.base.shift) != had:
+            has, wants = ("the next token", "its own") if had else ("its own token", "the next")
+            what = f"the model of '{parent.name}'" if parent else "the checkpoint"
+            self.report(f"{stage.name}: a state of {what} predicts {has}, the stage asks for {wants}")
 
     def _peak(self, stage: StageConfig, embedder: Embedder) -> float:
         if not self.machine.main:
@@ -239,6 +247,7 @@ class _Run:
         tuner: Any,
         data: StageData,
         facts: dict[str, Any],
+        held_out: HeldOut | None,
         before: dict[str, float],
     ) -> None:
         """Whole weights again, measured and saved as a model directory; then the checkpoints may go."""
@@ -254,7 +263,7 @@ class _Run:
             recompute_activations(embedder.backbone, False)
         if tuner is not None:
             merge_adapters(embedder, tuner)
-        after = self._held_out(stage, embedder)
+        after = self._held_out(stage, embedder, held_out)
         machine_facts = {"precision": str(machine.dtype).removeprefix("torch."), "device": machine.device.type}
         manifest = {
             "recipe": self.recipe.run.name,
@@ -273,7 +282,7 @@ class _Run:
             "versions": {"diffembed": __version__, "torch": torch.__version__, "python": platform.python_version()},
             "command": f"diffembed train runs/{self.recipe.run.name}.toml",
         }
-        config = self._config(f"{self.recipe.run.name}-{stage.name}", manifest)
+        config = self._config(f"{self.recipe.run.name}-{stage.name}", stage, manifest)
         self._save(folder / "model", embedder, config)
         self._scores(folder, {"held_out_before": before, "held_out_after": after} if before else {})
         clear_state(folder / STATE)
@@ -288,7 +297,7 @@ class _Run:
         folder = self.output / name
         if not self.recipe.score.sets or (folder / "scores.json").is_file():
             return
-        self._save(folder / "model", embedder, self._config(name, {}))
+        self._save(folder / "model", embedder, self._config(name, stage, {}))
         write_text(folder / "scores.json", json.dumps({"ndcg@10": self._retrieval(folder / "model")}))
 
     def _earlier(self, parent: StageConfig | None) -> list[dict[str, Any]]:
@@ -303,7 +312,7 @@ class _Run:
         hidden = self.base.hidden_size
         return tuple(sorted({*(d for d in (stage.dims or DEFAULT_DIMS) if d < hidden), hidden}))
 
-    def _config(self, name: str, manifest: dict[str, Any]) -> ModelConfig:
+    def _config(self, name: str, stage: StageConfig | None, manifest: dict[str, Any]) -> ModelConfig:
         base, pair = self.base, [s for s in self.recipe.stage if s.kind == "pair"]
         trained = bool(pair) and manifest.get("stage") in {s.name for s in pair}
         return ModelConfig(
@@ -313,19 +322,33 @@ class _Run:
             mask_token_id=base.mask_token_id,
             pad_token_id=base.pad_token_id,
             eot_token_id=base.eot_token_id,
-            shift=manifest.get("objective", {}).get("shift", True),
+            shift=self.recipe.shift_after(stage, base.shift),
             manifest=manifest,
         )
 
-    def _held_out(self, stage: StageConfig, embedder: Embedder) -> dict[str, float]:
+    def _read_held_out(self, stage: StageConfig) -> HeldOut | None:
+        """The held-out text of a stage that models language, on the process that measures."""
         if stage.kind not in PRETRAINING or not self.machine.main:
-            return {}
-        base, machine = self.base, self.machine
-        embedder.eval()
-        with torch.autocast(machine.device.type, machine.dtype, enabled=machine.dtype != torch.float32):
-            return held_out_losses(
-                stage, embedder, base.tokenizer, self.data_root, base.mask_token_id, eot_token_id=base.eot_token_id
+            return None
+        found = read_held_out(
+            stage,
+            self.base.tokenizer,
+            self.data_root,
+            eot_token_id=self.base.eot_token_id,
+            cache=self.output / "corpus",
+        )
+        if not found.batches:
+            self.report(
+                f"{stage.name}: no held-out figures: about one text in fifty is held out, and its sources have too few"
             )
+        return found
+
+    def _held_out(self, stage: StageConfig, embedder: Embedder, found: HeldOut | None) -> dict[str, float]:
+        if found is None:
+            return {}
+        embedder.eval()
+        with self.machine.autocast():
+            return held_out_losses(stage, embedder, found, self.base.mask_token_id)
 
     def _scores(self, folder: Path, scores: dict[str, Any]) -> None:
         if self.recipe.score.sets:
@@ -335,23 +358,21 @@ class _Run:
             self.report(f"{folder.name} {name}: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
 
     def _retrieval(self, model: Path) -> dict[str, float]:
-        from diffembed.evaluation.retrieval import evaluate_retrieval
-        from diffembed.models.export import export_onnx
+        def report(line: str) -> None:
+            self.report(f"{model.parent.name}: {line}")
 
-        export_onnx(model, precisions=("fp32",))
-        scores = {}
-        for name in self.recipe.score.sets:
-            result = evaluate_retrieval(self.data_root / name, model=str(model), split="dev", dtype="int8")
-            scores[name] = round(result.scores["ndcg@10"], 4)
-        scores["mean"] = round(float(np.mean(list(scores.values()))), 4)
-        return scores
+        return retrieval_scores(model, self.data_root, self.recipe.score.sets, report)
 
     def _export(self, stage: StageConfig, scores: dict[str, dict[str, Any]]) -> None:
-        from diffembed.models.export import export_onnx
-
         source, export = self.output / stage.name / "model", self.recipe.export
         config = dataclasses.replace(read_model_config(source), name=self.recipe.run.name)
         self.report(f"export: {self.into}")
         card = model_card(config, scores, measured=bool(export.into))
-        save_model(self.into, load_backbone(source), self.base.tokenizer, config, dtype=export.dtype, card=card)
-        export_onnx(self.into, precisions=("int8", "fp32") if export.fp32_onnx else ("int8",))
+        head = load_head(source) if stage.kind in PRETRAINING else None  # embedding does not need it
+        backbone = load_backbone(source)
+        save_model(self.into, backbone, self.base.tokenizer, config, dtype=export.dtype, card=card, head=head)
+
+        def report(line: str) -> None:
+            self.report(f"export: {line}")
+
+        write_graphs(self.into, ("int8", "fp32") if export.fp32_onnx else ("int8",), report)

@@ -6,6 +6,7 @@ the forward passes that gradient checkpointing repeats (Chowdhery et al. 2022, a
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,18 +14,23 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from diffembed.models.attention import window_reach
 from diffembed.models.embedder import Embedder
+from diffembed.models.varlen import Reach
 from diffembed.text.batching import IntArray
 
-# Dense bfloat16 rates of the vendors' data sheets, in TFLOP/s, by a part of the device's name; the first match counts.
+# Dense bfloat16 rates of the vendors' data sheets, in TFLOP/s, by words of the device's name; the first match counts.
 _KNOWN_BF16 = (
     ("B200", 2250.0),
+    ("GH200", 989.4),
+    ("H200 NVL", 835.0),
     ("H200", 989.4),
     ("H100 PCIe", 756.0),
     ("H100 NVL", 835.0),
     ("H100", 989.4),
     ("A100", 312.0),
     ("L40S", 362.0),
+    ("L40", 181.0),
     ("L4", 121.0),
     ("A10G", 70.0),
 )
@@ -37,30 +43,32 @@ class StepCost:
 
     Attributes:
         token: of all linear layers, a token.
-        pair: of attention, a query-key pair of every layer (``windows`` bounds the keys a query sees).
+        pair: of attention, a query and a key that it sees, in one layer.
         target: of the output matrix, a predicted token.
-        windows: by layer how many keys a query can see at most; 0: all.
-        causal: half of the pairs are masked.
+        reaches: by layer how many tokens back and ahead a query sees (``window_reach``).
     """
 
     token: float
     pair: float
     target: float
-    windows: tuple[int, ...]
-    causal: bool
+    reaches: tuple[Reach, ...]
 
     def of(self, lengths: IntArray, targets: int) -> float:
         """Operations of a step over sequences of these lengths that predicts ``targets`` tokens.
 
-        >>> cost = StepCost(token=600.0, pair=12.0, target=60.0, windows=(0, 0), causal=False)
-        >>> cost.of(np.array([3, 1]), targets=2)  # 4 x 600 + 2 layers x (9 + 1) pairs x 12 + 2 x 60
-        2760.0
+        >>> cost = StepCost(token=600.0, pair=12.0, target=60.0, reaches=((-1, -1), (-1, 0)))
+        >>> cost.of(np.array([3, 1]), targets=2)  # 4 x 600 + (9 + 1 pairs open, 6 + 1 causal) x 12 + 2 x 60
+        2724.0
         """
-        squares = 0.0
-        for window in self.windows:
-            seen = np.minimum(lengths, window) if window else lengths
-            squares += float(lengths @ seen)
-        return self.token * float(lengths.sum()) + self.pair * squares / (1 + self.causal) + self.target * targets
+        tokens = float(lengths.sum())
+        pairs = sum(tokens + _beyond(lengths, back) + _beyond(lengths, ahead) for back, ahead in self.reaches)
+        return self.token * tokens + self.pair * pairs + self.target * targets
+
+
+def _beyond(lengths: IntArray, reach: int) -> float:
+    """Tokens that the queries of sequences of these lengths see to one side, themselves not counted; -1: all."""
+    seen = np.maximum(lengths - 1, 0) if reach < 0 else np.minimum(reach, np.maximum(lengths - 1, 0))
+    return float((seen * lengths - seen * (seen + 1) // 2).sum())  # the outermost see 0, 1, ... of them
 
 
 def step_cost(embedder: Embedder, *, causal: bool) -> StepCost:
@@ -77,9 +85,9 @@ def step_cost(embedder: Embedder, *, causal: bool) -> StepCost:
     width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * int(config.num_hidden_layers)
     window = int(getattr(config, "sliding_window", None) or 0)
-    windows = tuple(2 * window - 1 if kind == "sliding_attention" and window else 0 for kind in kinds)
+    reaches = tuple(window_reach(causal, window if kind == "sliding_attention" and window else None) for kind in kinds)
     target = (4 + 2 * table.requires_grad) * table.numel()
-    return StepCost(float(token), 12.0 * heads * width, float(target), windows, causal)
+    return StepCost(float(token), 12.0 * heads * width, float(target), reaches)
 
 
 def peak_rate(device: torch.device, dtype: torch.dtype, rows: int, inner: int, columns: int) -> tuple[float, str]:
@@ -91,12 +99,19 @@ def peak_rate(device: torch.device, dtype: torch.dtype, rows: int, inner: int, c
     Returns:
         FLOP/s, and ``"data sheet"`` or ``"measured"``.
     """
-    if device.type == "cuda" and dtype == torch.bfloat16:
-        name = torch.cuda.get_device_name(device)
-        for part, rate in _KNOWN_BF16:
-            if part in name:
-                return rate * 1e12, "data sheet"
+    known = device.type == "cuda" and dtype == torch.bfloat16
+    if known and (rate := known_rate(torch.cuda.get_device_name(device))):
+        return rate * 1e12, "data sheet"
     return _measured(device, dtype, rows, inner, columns, torch.get_num_threads()), "measured"
+
+
+def known_rate(name: str) -> float | None:
+    """Dense bfloat16 TFLOP/s of a device's data sheet.
+
+    >>> known_rate("NVIDIA L4"), known_rate("NVIDIA L40S"), known_rate("NVIDIA A100-SXM4-80GB")
+    (121.0, 362.0, 312.0)
+    """
+    return next((rate for words, rate in _KNOWN_BF16 if re.search(rf"\b{words}\b", name)), None)
 
 
 @lru_cache

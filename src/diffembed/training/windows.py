@@ -60,7 +60,7 @@ class DocumentWindows:
                 yield stream.name, text
 
     def epochs(self, steps: int) -> list[float]:
-        """How often each stream has been read whole after so many steps."""
+        """How often each stream is read whole in so many steps."""
         return [steps * share / s.size for s, share in zip(self.streams, self.bytes_per_step, strict=True)]
 
     def _range(self, number: int, step: int) -> tuple[int, int]:
