@@ -204,7 +204,10 @@ def collect(
 
 
 def metrics_of(sets: Sequence[DataSet], table: dict[str, dict[str, dict[str, Any]]]) -> dict[str, float]:
-    """Flat metrics: every score; per group the means of the models that have all of it, and each ratio to bm25."""
+    """Flat metrics: every score; per group the means of the models that have all of it, and each ratio to bm25.
+
+    ``mean-common`` is over the sets that every model has.
+    """
     metrics: dict[str, float] = {}
     labels = list(dict.fromkeys(label for row in table.values() for label in row))
     for data in sorted(sets, key=lambda data: (GROUPS.index(data.group), data.name)):
@@ -229,6 +232,10 @@ def metrics_of(sets: Sequence[DataSet], table: dict[str, dict[str, dict[str, Any
             if both and label != "bm25":
                 ratio = _mean(table, both, label, HEAD) / _mean(table, both, "bm25", HEAD)
                 metrics[f"mean-{group}.{label}.to-bm25"] = ratio
+    common = [data.name for data in sets if len(labels) > 1 and set(labels) <= set(table[data.name])]
+    for label in labels if common else ():
+        metrics[f"mean-common.{label}.sets"] = len(common)
+        metrics[f"mean-common.{label}.{HEAD}"] = _mean(table, common, label, HEAD)
     return metrics
 
 
@@ -244,7 +251,7 @@ def show(sets: Sequence[DataSet], metrics: dict[str, float]) -> Iterator[str]:
         return f"{title:<34}" + "".join(f"{'-' if value is None else f'{value:.3f}':>12}" for value in values)
 
     yield f"{'nDCG@10':<34}" + "".join(f"{label[:11]:>12}" for label in labels)
-    for group in GROUPS:
+    for group in (*GROUPS, "common"):
         for data in (data for data in sets if data.group == group):
             values = [metrics.get(f"{data.name}.{label}.{HEAD}") for label in labels]
             if any(value is not None for value in values):
