@@ -1,6 +1,6 @@
 """Pretraining speed: packed steps against padded ones and against transformers' Trainer; same model, same texts.
 
-    python benchmarks/pretrain.py [--quick] [--json] [--shape small|base] [--texts FOLDER]
+    python benchmarks/pretrain.py [--quick] [--json] [--shape small|base] [--precision float32] [--texts FOLDER]
 
 `small` is the model of a CPU (10.6M parameters without the token table, texts of 8 to 255 tokens, log-uniform), `base`
 that of a GPU (113M, sequences of 4,096 tokens). All learn from masked texts, half of the tokens on average, and read
@@ -22,6 +22,7 @@ causal model with its logits at every position, its sampler random or grouping b
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -89,12 +90,12 @@ print(now("VmHWM") - before - 4 * (table.numel() + states.numel()) / 2**20)  # w
 class Bench:
     """One model shape, one list of texts, and the ways to train on them."""
 
-    def __init__(self, shape: dict[str, int], texts: list[str], folder: Path, batches: int) -> None:
+    def __init__(self, shape: dict[str, int], texts: list[str], folder: Path, batches: int, precision: Any) -> None:
         root = resolve_model("default")
         self.shape, self.texts, self.folder, self.batches = shape, texts, folder, batches
         self.tokenizer: Tokenizer = load_tokenizer(root)
         self.config = read_model_config(root)
-        self.run = RunConfig("benchmark", "out", ".", log_every=1, save_seconds=1e9, keep=1)
+        self.run = RunConfig("benchmark", "out", ".", log_every=1, save_seconds=1e9, keep=1, precision=precision)
         self.machine: Machine = settle_machine(self.run)
         self.ids = [
             [*e.ids, self.config.eot_token_id]
@@ -316,13 +317,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser("pretrain", __doc__)
     options.add_argument("--shape", choices=SHAPES, default="small", help="of the model; base wants a GPU")
     options.add_argument("--texts", type=Path, default=REPOSITORY / "samples", help="a folder of text files")
+    options.add_argument(
+        "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of all contenders"
+    )
     args = options.parse_args(arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     shape = SHAPES[args.shape]
     batches, repeats = (2, 1) if args.quick else (12, 5)
     texts = read_texts(args.texts, batches * TEXTS_A_BATCH, shape["longest"], load_tokenizer(resolve_model("default")))
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(shape, texts, Path(folder), batches)
+        bench = Bench(shape, texts, Path(folder), batches, args.precision)
         contenders: dict[str, Callable[[], float]] = {
             "ours": bench.ours,
             "padded-arrival": partial(bench.padded, by_length=False),
@@ -336,6 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for turn in range(repeats + 1):  # the first turn warms up
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 taken = contenders[name]()
+                gc.collect()  # models stand in reference cycles
                 progress(f"turn {turn}, {name}: {bench.tokens / taken:,.0f} tokens/s")
                 if turn:
                     seconds[name].append(taken)
