@@ -98,6 +98,15 @@ def progress(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def read_words(folder: Path, least: int) -> list[str]:
+    """All words of a folder's text files, in order of path; fewer than ``least`` end the program with a line."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
+    words = [word for file in files for word in file.read_text(encoding="utf-8", errors="ignore").split()]
+    if len(words) < least:
+        raise SystemExit(f"{folder} holds {len(words)} words, at least {least} are needed; give --texts FOLDER")
+    return words
+
+
 def result_path(args: argparse.Namespace) -> Path:
     """Where this run's result goes: ``results/NAME.json``, or ``results/quick/NAME.json``."""
     return (RESULTS / "quick" if args.quick else RESULTS) / f"{args.name}.json"

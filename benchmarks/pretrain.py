@@ -41,7 +41,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from _common import REPOSITORY, Timing, parser, progress, report
+from _common import REPOSITORY, Timing, parser, progress, read_words, report
 from diffembed.encoder import resolve_model
 from diffembed.models.backbone import build_qwen3, set_causal
 from diffembed.models.checkpoint import load_tokenizer, read_model_config
@@ -281,7 +281,7 @@ def padded_loss(targets: Targets, total: float, embedder: Embedder) -> Tensor:
 
 def read_texts(folder: Path, count: int, longest: int, tokenizer: Tokenizer) -> list[str]:
     """``count`` stretches of the folder's texts, 8 to ``longest`` tokens, log-uniform, in random order."""
-    words = [w for path in sorted(folder.rglob("*")) if path.is_file() for w in path.read_text("utf-8").split()]
+    words = read_words(folder, 10 * longest)
     rng = random.Random(0)
     texts: list[str] = []
     while len(texts) < count:
