@@ -160,7 +160,7 @@ def usual_of(given: int | None, usual: int) -> int:
 
 def trained(args: argparse.Namespace, size: Size, seed: int, arm: str, stages: Mapping[str, int]) -> Curve:
     """Run an arm's recipe (what is done is skipped) and read its diffusion stage's curve."""
-    from diffembed.training.recipe import PRETRAINING
+    from diffembed.training.configs import PRETRAINING
     from diffembed.training.run import run_recipe
 
     folder = args.work / f"seed{seed}"

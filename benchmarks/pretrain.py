@@ -50,11 +50,11 @@ from diffembed.objectives.cross_entropy import linear_cross_entropy
 from diffembed.objectives.targets import Targets
 from diffembed.text.batching import pack
 from diffembed.training.batches import StageData, whole
+from diffembed.training.configs import RunConfig, SourceConfig, StageConfig
 from diffembed.training.lm import eligible_tokens, make_objective, plan_targets
 from diffembed.training.loop import Progress, Step, train
 from diffembed.training.machine import Machine, settle_machine
 from diffembed.training.plans import language_plan
-from diffembed.training.recipe import RunConfig, SourceConfig, StageConfig
 from diffembed.training.throughput import StepCost, step_cost
 
 TEXTS_A_BATCH = 32

@@ -69,7 +69,7 @@ def encode(
 
 def train(recipe: Path, *, only_pretraining: bool, resume: bool, as_json: bool) -> None:
     """``diffembed pretrain`` and ``diffembed train``."""
-    from diffembed.training.recipe import PRETRAINING
+    from diffembed.training.configs import PRETRAINING
     from diffembed.training.run import run_recipe
 
     with console.training() as (line, step):

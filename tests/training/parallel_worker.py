@@ -17,9 +17,9 @@ from typing import Any
 from torch.distributed.fsdp import FSDPModule
 
 from diffembed.errors import StoppedError
+from diffembed.training.configs import PRETRAINING
 from diffembed.training.loop import Progress
 from diffembed.training.machine import Machine
-from diffembed.training.recipe import PRETRAINING
 from diffembed.training.run import run_recipe
 
 

@@ -25,7 +25,8 @@ from diffembed.data.texts import Text
 from diffembed.errors import InputError, RecipeError
 from diffembed.text.batching import PackedBatch
 from diffembed.training.batches import StageData, _window
-from diffembed.training.recipe import SourceConfig, StageConfig, read_recipe
+from diffembed.training.configs import SourceConfig, StageConfig
+from diffembed.training.recipe import read_recipe
 from diffembed.training.windows import DocumentWindows, pieces
 
 TOKENIZER = make_tokenizer()

@@ -24,10 +24,10 @@ from diffembed.objectives.denoising import masked_diffusion
 from diffembed.objectives.targets import regroup
 from diffembed.text.batching import TokenizedSequence, pack
 from diffembed.training.adapters import add_adapters, merge_adapters
+from diffembed.training.configs import RunConfig, StageConfig
 from diffembed.training.lm import eligible_tokens, frozen_parent, lm_losses
 from diffembed.training.loop import Progress, Step, _Routed, make_optimizer, recompute_activations, train
 from diffembed.training.machine import settle_machine
-from diffembed.training.recipe import RunConfig, StageConfig
 
 STAGE = StageConfig("s", "diffusion", steps=6, batch=1, lr=1e-2, source=(), warmup=2, clip=1e9)
 RUN = RunConfig("tiny", "out", ".", log_every=1, save_seconds=0.0)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from diffembed.models.backbone import set_causal
 from diffembed.training.batches import StageData
+from diffembed.training.configs import SourceConfig, StageConfig
 from diffembed.training.plans import language_plan
-from diffembed.training.recipe import SourceConfig, StageConfig
 from diffembed.training.throughput import step_cost
 
 TOKENIZER = make_tokenizer()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from diffembed.errors import RecipeError
-from diffembed.training.recipe import Converted, Recipe, read_recipe
+from diffembed.training.configs import Converted
+from diffembed.training.recipe import Recipe, read_recipe
 
 RUNS = Path(__file__).resolve().parents[2] / "runs"
 

@@ -18,7 +18,7 @@ from tests.training.conftest import write_run
 from diffembed.encoder import Encoder
 from diffembed.errors import RecipeError, TrainingError
 from diffembed.models.checkpoint import read_model_config
-from diffembed.training.recipe import PRETRAINING
+from diffembed.training.configs import PRETRAINING
 from diffembed.training.run import run_recipe
 from diffembed.training.state import last_state
 

@@ -11,7 +11,7 @@ import torch
 
 from diffembed.errors import RecipeError
 from diffembed.models.embedder import Embedder
-from diffembed.training.recipe import StageConfig
+from diffembed.training.configs import StageConfig
 
 
 def add_adapters(embedder: Embedder, stage: StageConfig, seed: int) -> Any:

@@ -15,7 +15,7 @@ from diffembed.data.sources import LanguageMix, PairSource, read_texts, schedule
 from diffembed.data.texts import Text, TextSource
 from diffembed.models.lexical import TokenCounts
 from diffembed.text.batching import IntArray, PackedBatch, TokenizedSequence, batches_by_tokens, pack
-from diffembed.training.recipe import SourceConfig, StageConfig
+from diffembed.training.configs import SourceConfig, StageConfig
 from diffembed.training.tokenizer import EOT_ID
 from diffembed.training.windows import DocumentWindows
 

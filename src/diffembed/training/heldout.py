@@ -22,8 +22,8 @@ from diffembed.objectives.denoising import masked_at, next_token
 from diffembed.objectives.targets import Targets
 from diffembed.text.batching import PackedBatch, batches_by_tokens, pack
 from diffembed.training.batches import whole
+from diffembed.training.configs import StageConfig
 from diffembed.training.lm import target_states
-from diffembed.training.recipe import StageConfig
 from diffembed.training.tokenizer import EOT_ID
 
 MASK_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -26,7 +26,7 @@ from diffembed.objectives.cross_entropy import linear_cross_entropy
 from diffembed.objectives.denoising import masked_diffusion, masked_next_token, next_token
 from diffembed.objectives.targets import Objective, Targets, regroup
 from diffembed.text.batching import PackedBatch, joined
-from diffembed.training.recipe import StageConfig
+from diffembed.training.configs import StageConfig
 
 
 def make_objective(stage: StageConfig, mask_token_id: int) -> Objective:

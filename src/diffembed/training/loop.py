@@ -26,9 +26,9 @@ from transformers import PreTrainedModel
 from diffembed.errors import StoppedError, TrainingError
 from diffembed.models.embedder import Embedder
 from diffembed.models.files import atomic_file
+from diffembed.training.configs import RunConfig, StageConfig
 from diffembed.training.machine import Machine, full_tensor
 from diffembed.training.metrics import Metrics
-from diffembed.training.recipe import RunConfig, StageConfig
 from diffembed.training.state import Report, load_state, save_state
 
 STATE = "state"

@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 
 from diffembed.errors import ModelError, TrainingError
 from diffembed.models.backbone import probe_direction, require_bidirectional
-from diffembed.training.recipe import RunConfig
+from diffembed.training.configs import RunConfig
 
 PATIENCE = timedelta(hours=3)  # the others wait while rank 0 trains a tokenizer, scores or exports
 

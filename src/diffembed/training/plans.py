@@ -15,10 +15,10 @@ from diffembed.models.quantizer import signs, tanh_int8
 from diffembed.objectives.contrastive import matryoshka, pair_info_nce
 from diffembed.objectives.targets import Targets
 from diffembed.training.batches import PairBatch, StageData
+from diffembed.training.configs import StageConfig
 from diffembed.training.lm import eligible_tokens, lm_losses, make_objective, plan_targets
 from diffembed.training.loop import Step
 from diffembed.training.machine import Machine
-from diffembed.training.recipe import StageConfig
 from diffembed.training.share import deal
 from diffembed.training.throughput import StepCost
 

@@ -32,12 +32,14 @@ from diffembed.training.adapters import add_adapters, merge_adapters
 from diffembed.training.base import first_model, read_json, settle_base, write_text
 from diffembed.training.batches import StageData
 from diffembed.training.card import model_card
+from diffembed.training.checks import check_fit
+from diffembed.training.configs import PRETRAINING, StageConfig
 from diffembed.training.heldout import HeldOut, held_out_losses, read_held_out
 from diffembed.training.lm import frozen_parent, objective_facts
 from diffembed.training.loop import STATE, Progress, Step, recompute_activations, train
 from diffembed.training.machine import probe_as_trained, settle_machine
 from diffembed.training.plans import language_plan, pair_plan
-from diffembed.training.recipe import PRETRAINING, Recipe, StageConfig, check_fit, read_recipe
+from diffembed.training.recipe import Recipe, read_recipe
 from diffembed.training.scoring import retrieval_scores, write_graphs
 from diffembed.training.state import Report, clear_state, last_state, load_weights
 from diffembed.training.throughput import peak_rate, step_cost
