@@ -89,6 +89,39 @@ def train(recipe: Path, *, only_pretraining: bool, resume: bool, as_json: bool) 
     console.remark(f"the model is in {report.model}")
 
 
+def mine(
+    data: Path,
+    into: Path,
+    *,
+    model: str,
+    index: Path | None,
+    corpus: Path | None,
+    split: Split,
+    settings: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """``diffembed mine``: ``settings`` as in ``MiningSettings``."""
+    from diffembed.data.mining import MiningSettings, mine_negatives
+
+    chosen = MiningSettings(**settings)
+    with console.progress("mining") as tick:
+        report = mine_negatives(
+            data, into, model=model, index=index, corpus=corpus, split=split, settings=chosen, progress=tick
+        )
+    if as_json:
+        console.emit_json(_plain(report))
+        return
+    tally = report.tally
+    console.remark(str(report))
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in tally.dropped.items() if count)
+    console.remark(f"of {tally.candidates:,} candidates dropped: {dropped or 'none'}")
+    if tally.left_out:
+        more = f" and {tally.left_out - _NAMED:,} more" if tally.left_out > _NAMED else ""
+        console.remark(f"left out, no negative passed: {', '.join(tally.left_out_named[:_NAMED])}{more}")
+    if report.outside_split:
+        console.remark(f"{report.outside_split:,} pairs are not in split {split}; --split all takes them too")
+
+
 def infill(
     text: str,
     *,

@@ -14,7 +14,7 @@ from tests.training.tiny import tiny_embedder, tiny_machine
 from torch import Tensor
 
 from diffembed.models.backbone import set_causal
-from diffembed.training.batches import StageData
+from diffembed.training.batches import TextData
 from diffembed.training.configs import SourceConfig, StageConfig
 from diffembed.training.plans import language_plan
 from diffembed.training.throughput import step_cost
@@ -55,7 +55,7 @@ def step(corpus: Path, micro_tokens: int, **keys: Any) -> tuple[int, float, dict
     causal = stage.kind == "causal"
     set_causal(embedder.backbone, causal)
     cost = step_cost(embedder, causal=causal)
-    data = StageData(stage, TOKENIZER, corpus, seed=3, eot_token_id=2)
+    data = TextData(stage, TOKENIZER, corpus, seed=3, eot_token_id=2)
     planned = language_plan(stage, data, mask_token_id=1, machine=tiny_machine(), cost=cost)(2)
     total = 0.0
     for part in planned.parts:
@@ -85,6 +85,6 @@ def test_micro_tokens_change_no_order(corpus: Path) -> None:
     for micro_tokens in (8192, 80, 40):
         source = SourceConfig("texts", ("a.jsonl",))
         stage = StageConfig("s", "diffusion", 4, 256, 1.0, (source,), micro_tokens=micro_tokens, sequence_tokens=32)
-        batches = StageData(stage, TOKENIZER, corpus, seed=3, eot_token_id=2).text_batches(1)
+        batches = TextData(stage, TOKENIZER, corpus, seed=3, eot_token_id=2).batches(1)
         found.append(np.concatenate([batch.token_ids for batch in batches]).tolist())
     assert found[0] == found[1] == found[2]

@@ -7,15 +7,17 @@
 A ``grouped`` row is a document as its consecutive chunks, with questions and the number of the chunk that answers each
 (from 0); ``"chunk": null`` where only the document is known, and ``"scores"``, one number a chunk, where a teacher has
 judged them. Every row may have ``"id"``, ``"document_id"``, ``"lang"``, ``"instruction"`` (put before its queries) and
-``"source"``. The names other trainers use are understood: ``anchor`` / ``positive`` / ``negative`` of
-sentence-transformers, ``query`` / ``pos`` / ``neg`` of FlagEmbedding.
+``"source"``; a value of null is as none, other keys are not read. The names other trainers use are understood:
+``anchor`` / ``positive`` / ``negative`` (or ``negative_1``, ``negative_2`` ...) of sentence-transformers, ``query`` /
+``pos`` / ``neg`` / ``prompt`` of FlagEmbedding.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +89,10 @@ class Grouped:
 Example = Pair | Triplet | Grouped
 
 _COMMON = ("id", "document_id", "lang", "instruction", "source")
-_ALIASES = {"anchor": "query", "positive": "document", "negative": "negatives", "pos": "document", "neg": "negatives"}
+_NAMES = ("query", "document", "negatives", "chunks", "queries", *_COMMON)
+_ALIASES = {"anchor": "query", "positive": "document", "negative": "negatives"}  # sentence-transformers
+_ALIASES |= {"pos": "document", "neg": "negatives", "prompt": "instruction"}  # FlagEmbedding
+_NUMBERED = re.compile(r"negative_(\d+)")  # one negative a column, as sentence-transformers mines them
 
 
 def parse_example(record: Mapping[str, Any], where: str) -> Example:
@@ -110,13 +115,15 @@ def parse_example(record: Mapping[str, Any], where: str) -> Example:
     common = {name: _text(row, name, where, optional=True) for name in _COMMON}
     common["language"] = common.pop("lang")
     if "chunks" in row or "queries" in row:
+        if both := [name for name in _NAMES[:3] if name in row]:
+            raise InputError(f"{where} has '{both[0]}' next to chunks and queries; make two rows of it")
         chunks = _texts(row.get("chunks"), "chunks", where)
         return Grouped(chunks, _questions(row.get("queries"), len(chunks), where), **common)
     query, document = _text(row, "query", where), _text(row, "document", where)
-    if row.get("negatives") is None:
+    if "negatives" not in row:
         return Pair(query, document, **common)
     negatives = [row["negatives"]] if isinstance(row["negatives"], str) else row["negatives"]
-    return Triplet(query, document, _texts(negatives, "negatives", where) if negatives else (), **common)
+    return Triplet(query, document, () if negatives == [] else _texts(negatives, "negatives", where), **common)
 
 
 def example_record(example: Example) -> dict[str, Any]:
@@ -144,10 +151,37 @@ def example_line(example: Example) -> str:
     return json.dumps(example_record(example), ensure_ascii=False) + "\n"
 
 
+def example_columns(names: Iterable[str]) -> list[str]:
+    """Those of a table's columns that rows are made of; without any for a query or chunks, it is no such table.
+
+    >>> example_columns(["anchor", "positive", "negative_1", "split"]), example_columns(["text", "lang"])
+    (['anchor', 'positive', 'negative_1'], [])
+    """
+    known = [name for name in names if name in _NAMES or name in _ALIASES or _NUMBERED.fullmatch(name)]
+    return known if {"query", "anchor", "chunks"} & set(known) else []
+
+
+def content_key(example: Example) -> int:
+    """The same for rows with the same query and document (chunks and queries), within this process.
+
+    >>> content_key(Pair("q", "d", id="1")) == content_key(Triplet("q", "d", ("n",)))
+    True
+    """
+    if isinstance(example, Grouped):
+        return hash((example.chunks, tuple(question.query for question in example.questions)))
+    return hash((example.query, example.document))
+
+
 def _renamed(record: Mapping[str, Any], where: str) -> dict[str, Any]:
     row: dict[str, Any] = {}
+    numbered: list[tuple[int, Any]] = []
     for name, value in record.items():
         own = _ALIASES.get(name, name)
+        if value is None:
+            continue
+        if found := _NUMBERED.fullmatch(name):
+            numbered.append((int(found[1]), value))
+            continue
         if own in row:
             raise InputError(f"{where} has '{own}' under two names; keep one of them")
         if name == "pos":
@@ -155,6 +189,10 @@ def _renamed(record: Mapping[str, Any], where: str) -> dict[str, Any]:
                 raise InputError(f"{where}: 'pos' must be a list of one document; give a row of its own to every other")
             value = value[0]
         row[own] = value
+    if numbered:
+        if "negatives" in row:
+            raise InputError(f"{where} has 'negatives' under two names; keep one of them")
+        row["negatives"] = [value for _, value in sorted(numbered, key=lambda item: item[0])]
     return row
 
 
@@ -164,8 +202,8 @@ def _text(row: Mapping[str, Any], name: str, where: str, *, optional: bool = Fal
         if optional:
             return ""
         what = "positive: 'document' is" if name == "document" else f"'{name}': it is"
-        raise InputError(f"{where} has no {what} needed in every row; found keys {sorted(row)}")
-    if optional and isinstance(value, int) and not isinstance(value, bool):
+        raise InputError(f"{where} has no {what} needed in every row; found keys {_brief(sorted(row))}")
+    if name in ("id", "document_id") and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
         raise InputError(f"{where}: '{name}' must be a string, not {type(value).__name__}")
@@ -191,17 +229,39 @@ def _questions(value: Any, chunks: int, where: str) -> tuple[Question, ...]:
     found = []
     for i, item in enumerate(value):
         if not isinstance(item, dict):
-            raise InputError(f"{where}: query {i} must be an object with 'query' and 'chunk', not {item!r}")
-        chunk, scores = item.get("chunk"), item.get("scores") or ()
+            raise InputError(f"{where}: query {i} must be an object with 'query' and 'chunk', not {_brief(item)}")
+        chunk = item.get("chunk")
         if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int)):
-            raise InputError(f"{where}: query {i} has chunk {chunk!r}; a whole number from 0, or null, was expected")
+            raise InputError(f"{where}: query {i} has chunk {_brief(chunk)}; a whole number from 0, or null, is needed")
         if chunk is not None and not 0 <= chunk < chunks:
             raise InputError(
-                f"{where}: query {i} has chunk {chunk}, the row has {chunks} chunks (0 to {chunks - 1}); correct it"
+                f"{where}: query {i} has chunk {_brief(chunk)}, the row has {chunks} chunks (0 to {chunks - 1}); "
+                "correct it"
             )
-        numbers = isinstance(scores, Sequence) and all(isinstance(s, (int, float)) for s in scores)
-        if scores and not (numbers and len(scores) == chunks and all(math.isfinite(s) for s in scores)):
+        scores = _scores(item.get("scores"), chunks)
+        if scores is None:
             raise InputError(f"{where}: query {i} must have as many finite 'scores' as the row has chunks ({chunks})")
         text = _text(item, "query", f"{where}, query {i}")
-        found.append(Question(text, chunk, tuple(map(float, scores)), _text(item, "id", where, optional=True)))
+        found.append(Question(text, chunk, scores, _text(item, "id", f"{where}, query {i}", optional=True)))
     return tuple(found)
+
+
+def _scores(value: Any, chunks: int) -> tuple[float, ...] | None:
+    """A teacher's scores, empty without any; ``None`` if they cannot be used."""
+    if value is None or value == []:
+        return ()
+    if not isinstance(value, list) or len(value) != chunks:
+        return None
+    if not all(isinstance(score, (int, float)) and not isinstance(score, bool) for score in value):
+        return None
+    try:
+        scores = tuple(map(float, value))
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+    return scores if all(map(math.isfinite, scores)) else None
+
+
+def _brief(value: Any) -> str:
+    """A value in a message; a broken row may hold megabytes."""
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:76]} ..."

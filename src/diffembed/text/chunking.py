@@ -95,7 +95,7 @@ def _blocks(source: SourceText) -> list[_Unit]:
         borders = [0, *source.breaks, len(text)]
         return [_Unit(s, e, must_begin=True) for s, e in pairwise(borders) if s < e]
     if source.kind in ("markdown", "rst"):
-        return _marked_up_blocks(text, fences=source.kind == "markdown")
+        return marked_up_blocks(text, fences=source.kind == "markdown")
     units = _cut(0, len(text), (match.end() for match in _PARAGRAPH_END.finditer(text)))
     if source.kind == "code":
         # Indented text after a blank line belongs to the block above it; a definition at the margin begins one.
@@ -125,7 +125,7 @@ def _indented_start(text: str, unit: _Unit) -> _Unit:
     return unit
 
 
-def _marked_up_blocks(text: str, *, fences: bool) -> list[_Unit]:
+def marked_up_blocks(text: str, *, fences: bool) -> list[_Unit]:
     """Paragraphs, with headings (ATX and underlined) as units of their own and fenced code kept whole."""
     units: list[_Unit] = []
     lines = [match.span() for match in _LINE.finditer(text) if match.end() > match.start()]

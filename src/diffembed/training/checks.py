@@ -6,7 +6,15 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from diffembed.errors import RecipeError
-from diffembed.training.configs import CONTRASTIVE, PRETRAINING, Converted, ModelShape, SourceConfig, StageConfig
+from diffembed.training.configs import (
+    BEGINNING,
+    CONTRASTIVE,
+    PRETRAINING,
+    Converted,
+    ModelShape,
+    SourceConfig,
+    StageConfig,
+)
 from diffembed.training.ranges import CHECKPOINT, MERGE, MINE, RUN, SHAPE, SOURCE, STAGE, check_ranges
 
 if TYPE_CHECKING:
@@ -16,7 +24,7 @@ _SOURCES = {
     **dict.fromkeys(PRETRAINING, ("text",)),
     "pair": ("pairs", "rows", "spans"),
     "triplet": ("pairs", "rows"),
-    "contextual": ("groups", "rows"),
+    "contextual": ("groups", "rows", "sections"),
 }
 _ONLY_FOR: dict[tuple[str, ...], tuple[str, ...]] = {
     ("diffusion",): ("schedule", "weighting", "draw", "truncate_share", "shuffle_share", "shuffle_window"),
@@ -32,6 +40,7 @@ _ONLY_FOR: dict[tuple[str, ...], tuple[str, ...]] = {
 }
 _SOURCE_ONLY_FOR = {
     "groups": ("questions", "chunk_tokens", "split_by"),
+    "sections": ("questions", "chunk_tokens"),
     "rows": ("questions", "chunk_tokens", "bad_rows"),
     "spans": ("remove_span",),
     "pairs": ("split_by",),
@@ -59,7 +68,7 @@ def check_recipe(recipe: Recipe, path: str) -> None:
     if not names or len(set(names)) != len(names):
         raise RecipeError(f"{path}: stages need names of their own, and there must be at least one; found {names}")
     for at, stage in enumerate(recipe.stage):
-        for parent in (*stage.parents, *filter(None, [stage.parent])):
+        for parent in (*stage.parents, *({stage.parent} - {"", BEGINNING})):
             if parent not in names[:at]:
                 raise RecipeError(
                     f"{path}: stage '{stage.name}' names parent '{parent}', which is not an earlier stage"
@@ -107,7 +116,7 @@ def _check_merge(recipe: Recipe, stage: StageConfig, path: str) -> None:
     if stage.method == "soup" and stage.sweep != usual["sweep"]:
         raise RecipeError(f"{where}: a soup is the mean of its parents; sweep is for slerp and linear")
     check_ranges(stage, MERGE, where)
-    if len(stage.sweep) > 1 and not (recipe.score.sets or recipe.score.contextual):
+    if len(stage.sweep) > 1 and not (recipe.score.sets or recipe.score.contextual or recipe.score.sections):
         raise RecipeError(f"{where} chooses among {len(stage.sweep)} shares by score; give [score] sets to score on")
 
 
@@ -143,7 +152,7 @@ def _check_source(stage: StageConfig, source: SourceConfig, path: str) -> None:
     for name in sorted(every - set(_SOURCE_ONLY_FOR.get(source.kind, ()))):
         if getattr(source, name) != usual[name] and not (name == "chunk_tokens" and stage.kind == "contextual"):
             raise RecipeError(f"{where} is of kind '{source.kind}'; {name} is for others")
-    if source.languages and source.kind in ("pairs", "groups"):
+    if source.languages and source.kind in ("pairs", "groups", "sections"):
         raise RecipeError(f"{where} is of kind '{source.kind}'; languages are for text, spans and rows")
     if source.batch and stage.windows == "all":
         raise RecipeError(f'{where} has a batch of its own; with windows = "all" every step mixes all: use weight')

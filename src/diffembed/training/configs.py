@@ -16,6 +16,7 @@ from diffembed.vectors.quantize import Quantizer
 StageKind = Literal["causal", "diffusion", "mntp", "pair", "contextual", "triplet", "merge"]
 PRETRAINING: tuple[str, ...] = ("causal", "diffusion", "mntp")
 CONTRASTIVE: tuple[str, ...] = ("pair", "contextual", "triplet")
+BEGINNING = "[model]"  # as a stage's parent: what the recipe's [model] gives, whatever stages stand before
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +87,11 @@ class SourceConfig:
 
     ``text``: documents (JSONL files, or the corpora of BEIR folders). ``pairs``: judged pairs of BEIR folders, train
     split. ``groups``: BEIR folders whose rows have ``doc_id``: whole documents as chunks, with the judged queries;
-    ``split_by = "doc_id"`` keeps the development side's documents out. ``rows``: pair, triplet or grouped rows of
-    JSONL and Parquet files (``data/examples.py``); ``bad_rows`` says whether a bad one stops the run. ``spans``: pairs
-    cut out of one document: a short span of a window against the window, from which the span is taken out with
-    probability ``remove_span``.
+    ``split_by = "doc_id"`` keeps the development side's documents out. ``sections``: BEIR folders of long documents,
+    cut at their headings, with the questions of ``data/sections.py``; documents of the train side. ``rows``: pair,
+    triplet or grouped rows of JSONL and Parquet files (``data/examples.py``); ``bad_rows`` says whether a bad one stops
+    the run. ``spans``: pairs cut out of one document: a short span of a window against the window, from which the span
+    is taken out with probability ``remove_span``.
 
     Texts and rows are read in blocks of ``shuffle_megabytes``: what fits is permuted as a whole. ``languages`` weighs
     them by their ``lang``; those of languages that are not named are left out.
@@ -105,7 +107,7 @@ class SourceConfig:
 
     name: str
     paths: tuple[str, ...]
-    kind: Literal["text", "pairs", "spans", "groups", "rows"] = "text"
+    kind: Literal["text", "pairs", "spans", "groups", "sections", "rows"] = "text"
     weight: float = 1.0
     query_tokens: int = 64
     document_tokens: int = 192
@@ -143,6 +145,9 @@ class MineConfig:
 class StageConfig:
     """One stage: an objective, its data, its optimiser.
 
+    ``parent`` names the stage whose weights it starts from, by default the one before; ``"[model]"`` is what the recipe
+    begins with, so that one recipe can hold several trainings of it.
+
     ``batch`` counts tokens for stages that model language, rows (pairs, triplets, documents) for contrastive ones; a
     source may ask for another. ``micro_tokens`` bounds the tokens of one forward pass. Steps of a contrastive stage up
     to ``memory_tokens`` keep their activations; larger ones are read twice, pass by pass (``training/grad_cache.py``).
@@ -153,8 +158,8 @@ class StageConfig:
     The objective of contrastive stages (``objectives/contrastive.py``, ``contextual.py``): ``temperature``; ``margin``
     (by default 0.1 for ``pair`` and ``contextual``, none for ``triplet``); ``query_negatives`` (by default all but
     ``triplet``); ``similarity``; ``dims``, the Matryoshka widths, each seen through ``quantize``; ``binary_weight``
-    times the loss of the sign vectors is added. ``triplet``: up to ``negatives`` hard ones a query, from the rows or from
-    ``mine``. ``contextual``: ``alpha`` and ``beta`` (first and last value of its cosine schedule) weigh the terms;
+    times the loss of the sign vectors is added. ``triplet``: up to ``negatives`` hard ones a query, from the rows or
+    from ``mine``. ``contextual``: ``alpha`` and ``beta`` (first and last value of its cosine schedule) weigh the terms;
     ``gold = false`` does not ask which chunk answers, a document is as near as its nearest chunk. ``teacher``, a model
     (directory, hub id, ``st:NAME``), adds ``distill_weight`` times ``distill``: ``kl`` of in-batch similarities,
     ``cosine`` of vectors, ``chunks`` (KL of the relevance of a document's chunks).
@@ -164,7 +169,8 @@ class StageConfig:
     the table within a few steps.
 
     A ``merge`` stage has no data and no steps: it puts the models of ``parents`` together by ``method``, for ``slerp``
-    and ``linear`` of two at each share of the second in ``sweep``, and keeps what scores best by the mean of ``[score]``.
+    and ``linear`` of two at each share of the second in ``sweep``, and keeps what scores best in the mean of
+    ``[score]``.
 
     The objective of a ``diffusion`` stage: ``schedule``, ``weighting``, ``draw`` and ``shift`` as in
     ``objectives/denoising.py``, ``shift`` by default as what the stage starts from has it (``Recipe.with_shift``);
@@ -254,12 +260,14 @@ class ScoreConfig:
     """Development sets that the run scores after every stage (nDCG@10, int8, dev split).
 
     ``contextual`` sets, whose documents are consecutive chunks, are scored twice: every chunk read alone, and the
-    chunks of a document read together (``NAME late``). ``split_by = "doc_id"`` asks the queries of whole documents that
-    sources with the same key leave out.
+    chunks of a document read together (``NAME late``); so are the questions for ``sections`` of sets of long documents
+    (``data/sections.py``). ``split_by = "doc_id"`` asks the queries of whole documents that sources with the same key
+    leave out.
     """
 
     sets: tuple[str, ...] = ()
     contextual: tuple[str, ...] = ()
+    sections: tuple[str, ...] = ()
     split_by: Literal["query", "doc_id"] = "query"
     untrained: bool = True
 

@@ -58,7 +58,7 @@ def read_held_out(
 
     Args:
         texts: about how many, over all sources.
-        cache: the folder with the counts of the corpus files (``StageData``).
+        cache: the folder with the counts of the corpus files (``TextData``).
     """
     sequences, all_bytes, after_first = [], 0, 0
     for source in stage.source:

@@ -16,6 +16,7 @@ from typing import Any
 from diffembed.errors import RecipeError
 from diffembed.training.checks import check_recipe
 from diffembed.training.configs import (
+    BEGINNING,
     PRETRAINING,
     Converted,
     ExportConfig,
@@ -44,6 +45,8 @@ class Recipe:
         names = [s.name for s in self.stage]
         if stage.kind == "merge":
             return tuple(self.stage[names.index(name)] for name in stage.parents)
+        if stage.parent == BEGINNING:
+            return ()
         if stage.parent:
             return (self.stage[names.index(stage.parent)],)
         at = names.index(stage.name)
@@ -85,7 +88,7 @@ class Recipe:
         if stage.kind != "merge":
             parent = self.parent_of(stage)
             return [own, *(self._chain(parent) if parent else [])]
-        judges = [self.score.sets, self.score.contextual, self.score.split_by] if len(stage.sweep) > 1 else []
+        judges = _chosen(replace(self.score, untrained=True)) if len(stage.sweep) > 1 else {}
         return [own, judges, *(self._chain(parent) for parent in self.parents_of(stage))]
 
 
