@@ -15,37 +15,52 @@ ResumeOption = Annotated[
     typer.Option("--resume/--no-resume", help="Go on with an unfinished run in the output folder, or start it again."),
 ]
 
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Check the recipe and say what it would take; reads no data and no weights."),
+]
+
 
 def pretrain(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file (TOML).", show_default=False)],
     resume: ResumeOption = True,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a recipe's tokenizer, causal and diffusion stages.
 
     \b
-    Example:
+    Examples:
       diffembed pretrain runs/cpu-tiny.toml
+      diffembed pretrain runs/pplx-embed-0.6b.toml --dry-run
     """
     from diffembed import verbs
 
-    verbs.train(recipe, only_pretraining=True, resume=resume, as_json=as_json)
+    if dry_run:
+        verbs.dry_run(recipe, only_pretraining=True, as_json=as_json)
+    else:
+        verbs.train(recipe, only_pretraining=True, resume=resume, as_json=as_json)
 
 
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file (TOML).", show_default=False)],
     resume: ResumeOption = True,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run every stage of a recipe, from the tokenizer to the exported model.
 
     \b
-    Example:
+    Examples:
       diffembed train runs/cpu-tiny.toml
+      diffembed train runs/diffembed-dream.toml --dry-run --json
     """
     from diffembed import verbs
 
-    verbs.train(recipe, only_pretraining=False, resume=resume, as_json=as_json)
+    if dry_run:
+        verbs.dry_run(recipe, only_pretraining=False, as_json=as_json)
+    else:
+        verbs.train(recipe, only_pretraining=False, resume=resume, as_json=as_json)
 
 
 def infill(

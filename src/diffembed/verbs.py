@@ -89,6 +89,18 @@ def train(recipe: Path, *, only_pretraining: bool, resume: bool, as_json: bool) 
     console.remark(f"the model is in {report.model}")
 
 
+def dry_run(recipe: Path, *, only_pretraining: bool, as_json: bool) -> None:
+    """``diffembed pretrain --dry-run`` and ``diffembed train --dry-run``."""
+    from diffembed.training.configs import PRETRAINING
+    from diffembed.training.estimate import estimate_recipe
+
+    found = estimate_recipe(recipe, kinds=PRETRAINING if only_pretraining else None)
+    if as_json:
+        console.emit_json(found.to_dict())
+    else:
+        console.emit(console.printable(found.to_text()))
+
+
 def mine(
     data: Path,
     into: Path,

@@ -25,8 +25,8 @@ from diffembed.data.texts import Text
 from diffembed.errors import InputError, RecipeError
 from diffembed.text.batching import PackedBatch
 from diffembed.training.batches import TextData
-from diffembed.training.cutting import window
 from diffembed.training.configs import SourceConfig, StageConfig
+from diffembed.training.cutting import window
 from diffembed.training.recipe import read_recipe
 from diffembed.training.windows import DocumentWindows, pieces
 
@@ -213,10 +213,10 @@ def test_sources_and_languages_are_mixed_by_weight_in_every_step(root: Path, tmp
     tokens: Counter[str] = Counter()
     for step in range(60):
         of_step: Counter[str] = Counter()
-        for window in sequences(data.batches(step)):
-            text = TOKENIZER.decode(list(window))
+        for ids in sequences(data.batches(step)):
+            text = TOKENIZER.decode(list(ids))
             assert "ww" not in text
-            of_step["de" if "ä" in text else "fr" if "é" in text else "both"] += len(window)
+            of_step["de" if "ä" in text else "fr" if "é" in text else "both"] += len(ids)
         assert set(of_step) == {"both", "de", "fr"}
         tokens += of_step
     shares = {kind: count / tokens.total() for kind, count in tokens.items()}

@@ -192,6 +192,31 @@ def test_sigterm_finishes_the_step_and_the_rest_comes_later(tmp_path: Path) -> N
     assert all(torch.equal(p, q) for p, q in zip(straight.parameters(), again.parameters(), strict=True))
 
 
+def test_dropout_follows_from_the_step(tmp_path: Path) -> None:
+    """A run that stopped goes on with the numbers that it would have drawn."""
+    stage = dataclasses.replace(STAGE, lora_rank=2, lora_dropout=0.5)
+
+    def adapted(dropout: float = 0.5) -> Embedder:
+        embedder = bidirectional()
+        add_adapters(embedder, dataclasses.replace(stage, lora_dropout=dropout), seed=0)
+        return embedder
+
+    def watch(at: Progress) -> None:
+        if at.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    straight, again = adapted(), adapted()
+    losses = [x.loss for x in run(straight, tmp_path / "a", planner(2), stage)]
+    with pytest.raises(StoppedError):
+        run(adapted(), tmp_path / "b", planner(2), stage, watch=watch, save_seconds=1e9)
+    torch.manual_seed(99)
+    assert [x.loss for x in run(again, tmp_path / "b", planner(2), stage)] == losses[4:]
+    assert all(torch.equal(p, q) for p, q in zip(straight.parameters(), again.parameters(), strict=True))
+    for name, (model, seed) in {"none": (adapted(0.0), 0), "others": (adapted(), 1)}.items():
+        seen = run(model, tmp_path / name, planner(2), stage, seed=seed)
+        assert [x.loss for x in seen][1:] != losses[1:], "B is 0 at first, then dropout shows"
+
+
 def test_adapters_learn_alone_and_are_merged(tmp_path: Path) -> None:
     stage = dataclasses.replace(STAGE, lora_rank=2, lora_targets=("q_proj", "down_proj"))
     embedder, base = bidirectional(), bidirectional()

@@ -13,7 +13,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -165,7 +165,11 @@ def read_examples(
         folders = _labelled(name, kind, paths)
         made: Sequence[Pair | Grouped]
         if kind == "sections":
-            made = [row for folder in folders.values() for row in section_rows(folder, side="train").values()]
+            made = [
+                replace(row, document_id=f"{label}/{document}", source=label)
+                for label, folder in folders.items()
+                for document, row in section_rows(folder, side="train").items()
+            ]
         else:
             made = (_pairs if kind == "pairs" else _groups)(name, folders, split_by, report)
         source = FolderSource(name, tuple(made), folders, seed)

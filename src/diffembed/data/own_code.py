@@ -25,9 +25,11 @@ _DOCSTRING = re.compile(r"[ \t]*[rRuUbB]{0,2}(\"\"\"|''')")
 _COMMENT = re.compile(r"[ \t]*(?:///?|//!|#(?![\[!]|\s*(?:include|define|if|endif|pragma|else|undef)\b)|--|;;|\*|/\*)")
 _BETWEEN = re.compile(r"[ \t]*(?:@\w|#\[|\[\w)")  # decorators and attributes
 _MARKS = re.compile(r"^[ \t]*(?:/\*+!?|\*+/|\*|///?|//!|#+|--+|;;+)?[ \t]?|[ \t]*\*+/[ \t]*$")
+_QUOTES = re.compile(r"^[rRuUbB]{0,2}(?:\"\"\"|''\')|(?:\"\"\"|''\')$")
 _STOPS = re.compile(
     r"(?:[@\\](?:param|return|brief|throws|see|since|note|example)|:\w+.*:|>>>|\.\. |[=~-]{3,}|```|"
-    r"(?:args|arguments|parameters|params|returns?|raises|yields|examples?|notes?|see also|attributes|safety|panics)\s*:?\s*$)",
+    r"(?:args|arguments|parameters|params|returns?|raises|yields|examples?|notes?|see also|attributes|safety|panics)"
+    r"\s*:?\s*$)",
     re.IGNORECASE,
 )
 _NO_WORDS = re.compile(
@@ -56,9 +58,6 @@ class Definition:
 def documented_definitions(text: str) -> list[Definition]:
     """The definitions of a source file that have a docstring or a comment, in order.
 
-    >>> text = 'def area(r):\\n    \"\"\"The area of a circle.\\n\\n    r: radius\\n    \"\"\"\\n    return 3.14 * r * r  # good enough for us\\n'
-    >>> [(d.comment, text[slice(*d.words)][:20].strip()) for d in documented_definitions(text)]
-    [('The area of a circle.', '\"\"\"The area of a')]
     >>> text = "// Adds two numbers up.\\nint add(int a, int b) {\\n  return a + b; // as the machine does it\\n}\\n"
     >>> [(d.comment, d.span == (0, len(text))) for d in documented_definitions(text)]
     [('Adds two numbers up.', True)]
@@ -91,8 +90,10 @@ def documented_definitions(text: str) -> list[Definition]:
 def _docstring(lines: Sequence[str], number: int) -> tuple[int, int, int] | None:
     """First and last line (exclusive) of the docstring of the definition in line ``number``."""
     at = number
-    while at < len(lines) and at < number + _SIGNATURE_LINES and not lines[at].split("#")[0].rstrip().endswith(":"):
+    while at < len(lines) and not lines[at].split("#")[0].rstrip().endswith(":"):
         at += 1
+        if at == number + _SIGNATURE_LINES or (at < len(lines) and _PYTHON.match(lines[at])):
+            return None
     at += 1
     if at >= len(lines) or (opening := _DOCSTRING.match(lines[at])) is None:
         return None
@@ -147,7 +148,7 @@ def _said(lines: Sequence[str]) -> str:
     """The first paragraph of a comment without its marks; empty where it says nothing of what is defined."""
     words: list[str] = []
     for line in lines:
-        plain = _MARKS.sub("", line.strip().strip("\"'").removeprefix('r"""')).strip()
+        plain = _MARKS.sub("", _QUOTES.sub("", line.strip())).strip()
         if _STOPS.match(plain) or (not plain and words):
             break
         words += plain.split()

@@ -26,6 +26,7 @@ Origin = Literal["heading", "question", "lead", "code"]
 
 _LEAST_ANSWER = 15  # words of an answer, the question's own not counted
 _LEAST_AFTER_LEAD = 20
+_NEAR, _FIRST = 1500, 4  # characters and sentences of a stretch in which its first running one stands
 _LEAST_TITLED = 25  # words under a line of plain text that is taken for a heading
 _MOST_HEADING = 16
 _LEAD = (5, 30)  # words of a first sentence that can stand for its section
@@ -34,17 +35,19 @@ _ANSWER_CHARACTERS = 1800  # of the passage after a question inside a text
 
 _WORD = re.compile(r"[^\W_]+(?:['’_-][^\W_]+)*")
 _DENSE = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")  # scripts without blanks
+_PARTS = re.compile(r"[A-Z]?[a-z]{2,}|[A-Z]{3,}|[^\W\d_a-zA-Z]{3,}")  # of names too: two in CMakeLists, none in CMP0083
+_FENCED = re.compile(r"^ {0,3}(```+|~~~+).*?(?:^ {0,3}\1[`~]*[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 _MARKUP: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"<!--.*?-->", re.DOTALL), " "),
     (re.compile(r"!?\[([^\[\]]*)\]\([^()\s]*(?:\s+\"[^\"]*\")?\)"), r"\1"),  # [text](address)
     (re.compile(r"\[([^\[\]]+)\]\[[^\[\]]*\]"), r"\1"),  # [text][name]
     (re.compile(r":[\w:+-]+:`([^`<]*?)\s*(?:<[^`>]*>)?`"), r"\1"),  # :role:`text <target>`
     (re.compile(r"`+([^`]*?)(?:\s*<[^`>]*>)?`+_{0,2}"), r"\1"),
-    (re.compile(r"</?[A-Za-z][^<>]*>"), " "),
-    (re.compile(r"(?<!\w)[*_]{1,3}(?=\S)|(?<=\S)[*_]{1,3}(?!\w)"), ""),
+    (re.compile(r"</?[a-z][a-z0-9]*(?:\s[^<>]*)?/?>"), " "),
+    (re.compile(r"(?<![^\s(\[\"'])[*_]{1,3}(?=\w)|(?<=[\w.!?])[*_]{1,3}(?![^\s.,;:!?)\]\"'])"), ""),
     (re.compile(r"\{#[\w-]+\}|[¶\ufffc]"), " "),
 )
-_HEADING_MARKS = re.compile(r"^[#=\-~^\"'`*+:._\s]+(?=[^#=\-~^\"'`*+:._\s])|[#=\-~^\"'`*+:\s]{2,}$|[#\s:]+$")
+_HEADING_MARKS = re.compile(r"^#{1,6}\s+|\s+#+$|[\s:]+$")
 _PROSE = re.compile(r"[^\W_]|[\"'“‘«„(\[`*_:]")  # how a sentence begins; lists, tables and directives do not
 _NOT_PROSE = re.compile(r"(?:\.\. |[-*+•|>] |\d{1,3}[.)] |```|~~~|:[\w -]+: |\$ )")
 _ASKS = re.compile(
@@ -93,11 +96,11 @@ def ask(source: SourceText, name: str) -> list[Asked]:
     Args:
         name: what to call a document that has no title (see ``title_of``).
 
-    >>> text = "# Owls\\n\\nOwls hunt at night, by ear more than by eye. " + "They turn their heads. " * 8
+    >>> text = "# Barn owls\\n\\nOwls hunt at night, by ear more than by eye. " + "They turn their heads. " * 8
     >>> for asked in ask(SourceText.plain(text, "markdown"), "owls"):
     ...     print(asked.origin, repr(asked.query), asked.answer, asked.words)
-    heading 'Owls' (0, 239) (0, 8)
-    lead 'Owls hunt at night, by ear more than by eye.' (8, 239) (8, 52)
+    heading 'Barn owls' (0, 241) (0, 13)
+    lead 'Owls hunt at night, by ear more than by eye.' (13, 241) (13, 57)
     """
     if source.kind == "records":
         found = [
@@ -140,7 +143,7 @@ def sections(source: SourceText) -> list[Section]:
     found = [Section((), "", 0, 0, marks[0][0] if marks else len(text))]
     ranks: list[str] = []  # from the highest down, as they appear
     path: list[tuple[int, str]] = []
-    for (start, body, rank), end in zip(marks, [*(m[0] for m in marks[1:]), len(text)], strict=True):
+    for (start, body, rank), end in zip(marks, [*(m[0] for m in marks), len(text)][1:], strict=True):
         if rank not in ranks:
             ranks.append(rank)
         level = len(rank) if rank[0] == "#" else ranks.index(rank) + 1
@@ -175,11 +178,11 @@ def plain(text: str) -> str:
 def heading_words(heading: str) -> str:
     """The words of a heading.
 
-    >>> heading_words("## `fs.open(path[, flags])` ##"), heading_words("Scope\\n====="), heading_words("__init__")
-    ('fs.open(path[, flags])', 'Scope', '__init__')
+    >>> heading_words("## `fs.open(path[, flags])` ##"), heading_words("Scope\\n====="), heading_words("C++")
+    ('fs.open(path[, flags])', 'Scope', 'C++')
     """
     lines = [line.strip() for line in heading.splitlines() if _WORD.search(line)]
-    return plain(" ".join(_HEADING_MARKS.sub("", re.sub(r"^#{1,6}\s+", "", line)) for line in lines)).strip()
+    return plain(" ".join(_HEADING_MARKS.sub("", line) for line in lines))
 
 
 def _of_sections(source: SourceText, name: str) -> Iterator[Asked]:
@@ -207,9 +210,11 @@ def _heading_query(section: Section, title: str) -> str:
     if key(heading) in key(about) or key(about) in key(heading):
         about = title if key(about) in key(heading) and key(title) not in key(heading) else ""
     if not about or (is_question(heading) and choice % 2) or (size(heading) >= 5 and choice % 4 == 0):
-        return heading
-    forms = (f"{about} {heading}", f"{heading} {about}", f"{heading}: {about}", f"{about}: {heading}")
-    return forms[choice // 12 % len(forms)]
+        query = heading
+    else:
+        forms = (f"{about} {heading}", f"{heading} {about}", f"{heading}: {about}", f"{about}: {heading}")
+        query = forms[choice // 12 % len(forms)]
+    return query if len(_PARTS.findall(query)) > 1 or _DENSE.search(query) else ""  # a name alone asks nothing
 
 
 def is_question(text: str) -> bool:
@@ -222,24 +227,22 @@ def is_question(text: str) -> bool:
 
 
 def _lead(source: SourceText, start: int, end: int) -> Iterator[Asked]:
-    """The first sentence of a stretch, if it is one, for the rest."""
+    """The first sentence of a stretch, for the rest."""
     text = source.text
-    span = trimmed(text, start, end)
-    if span is None:
+    if (span := trimmed(text, start, end)) is None:
         return
-    first = next(iter(sentences(text[span[0] : span[1]][:2000], "prose")), None)
-    if first is None:
+    for words in _sentences(text, span[0], min(span[1], span[0] + _NEAR))[:_FIRST]:
+        sentence = text[slice(*words)]
+        asked = plain(sentence)
+        if not _is_sentence(sentence):
+            continue  # a directive or a note may stand before it
+        if (
+            _LEAD[0] <= size(asked) <= _LEAD[1]
+            and not asked.endswith((":", *_QUESTION_MARKS))
+            and size(text[words[1] : span[1]]) >= _LEAST_AFTER_LEAD
+        ):
+            yield Asked(asked, (words[0], span[1]), words, "lead")
         return
-    words = (span[0] + first[0], span[0] + first[1])
-    sentence = text[slice(*words)]
-    asked = plain(sentence)
-    if (
-        _is_sentence(sentence)
-        and _LEAD[0] <= size(asked) <= _LEAD[1]
-        and not asked.endswith((":", *_QUESTION_MARKS))
-        and size(text[words[1] : span[1]]) >= _LEAST_AFTER_LEAD
-    ):
-        yield Asked(asked, span, words, "lead")
 
 
 def _questions(source: SourceText, start: int, end: int) -> Iterator[Asked]:
@@ -247,13 +250,26 @@ def _questions(source: SourceText, start: int, end: int) -> Iterator[Asked]:
     text = source.text
     if not any(mark in text[start:end] for mark in _QUESTION_MARKS):
         return
-    spans = [(start + s, start + e) for s, e in sentences(text[start:end], "prose")]
+    spans = _sentences(text, start, end)
     asking = [s for s in spans if text[s[1] - 1] in _QUESTION_MARKS and _is_sentence(text[slice(*s)])]
-    for words, following in zip(asking, [*(s[0] for s in asking[1:]), end], strict=True):
+    for words, following in zip(asking, [*(s[0] for s in asking), end][1:], strict=True):
         answer = trimmed(text, words[1], min(following, words[1] + _ANSWER_CHARACTERS))
         asked = plain(text[slice(*words)])
         if answer and _QUESTION[0] <= size(asked) <= _QUESTION[1] and size(text[slice(*answer)]) >= _LEAST_ANSWER:
             yield Asked(asked, (words[0], answer[1]), words, "question")
+
+
+def _sentences(text: str, start: int, end: int) -> list[Span]:
+    """The sentences of a stretch that are not in fenced or indented code."""
+    fences = [(start + m.start(), start + m.end()) for m in _FENCED.finditer(text[start:end])]
+    found = []
+    for first, last in sentences(text[start:end], "prose"):
+        words = (start + first, start + last)
+        line = text[text.rfind("\n", 0, words[0]) + 1 : words[0]]
+        indented = not line.strip() and len(line) > 1
+        if not indented and not any(a < words[1] and words[0] < b for a, b in fences):
+            found.append(words)
+    return found
 
 
 def _is_sentence(text: str) -> bool:

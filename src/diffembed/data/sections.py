@@ -77,7 +77,7 @@ def section_rows(folder: Path, *, side: Split = "all") -> dict[str, Grouped]:
             queries = train if side == "train" else [] if train else queries
         topics = [task.queries[query] for query in queries]
         language = task.document_langs[number] if task.document_langs else ""
-        if row := section_row(text, topics, document_id=f"{task.name}/{document}", language=language):
+        if row := section_row(text, topics, document_id=document, language=language):
             rows[document] = row
     return rows
 

@@ -38,12 +38,13 @@ _ONLY_FOR: dict[tuple[str, ...], tuple[str, ...]] = {
         *("teacher", "distill", "distill_weight", "teacher_temperature"),
     ),
 }
+_ASKED = ("instruction", "instruction_format")
 _SOURCE_ONLY_FOR = {
-    "groups": ("questions", "chunk_tokens", "split_by"),
-    "sections": ("questions", "chunk_tokens"),
-    "rows": ("questions", "chunk_tokens", "bad_rows"),
+    "groups": ("questions", "chunk_tokens", "split_by", *_ASKED),
+    "sections": ("questions", "chunk_tokens", *_ASKED),
+    "rows": ("questions", "chunk_tokens", "bad_rows", *_ASKED),
     "spans": ("remove_span",),
-    "pairs": ("split_by",),
+    "pairs": ("split_by", *_ASKED),
 }
 
 
@@ -111,6 +112,8 @@ def _check_merge(recipe: Recipe, stage: StageConfig, path: str) -> None:
         raise RecipeError(f"{where} has {given[0]}; a merge has no data and no steps, only {', '.join(sorted(own))}")
     if len(set(stage.parents)) < 2 or len(set(stage.parents)) != len(stage.parents):
         raise RecipeError(f"{where} has parents {list(stage.parents)}; name two or more different stages")
+    if causal := [parent.name for parent in recipe.parents_of(stage) if parent.kind == "causal"]:
+        raise RecipeError(f"{where} has parent '{causal[0]}', which is causal; merge models that read both ways")
     if stage.method != "soup" and len(stage.parents) != 2:
         raise RecipeError(f"{where}: {stage.method} is between two parents, not {len(stage.parents)}; use soup")
     if stage.method == "soup" and stage.sweep != usual["sweep"]:
@@ -124,9 +127,17 @@ def _check_training(recipe: Recipe, stage: StageConfig, path: str) -> None:
     where = f"{path}: stage '{stage.name}'"
     check_ranges(stage, STAGE, where)
     if stage.mine:
+        if not recipe.parents_of(stage):
+            raise RecipeError(f"{where} mines with its parent, and has none; put a pair stage before it")
         check_ranges(stage.mine, MINE, f"{where}, [stage.mine]")
         if stage.mine.last < stage.mine.first:
             raise RecipeError(f"{where} mines ranks {stage.mine.first} to {stage.mine.last}; last must not be smaller")
+        if all(source.kind != "pairs" for source in stage.source):
+            raise RecipeError(f'{where} mines negatives for sources of kind "pairs", and has none; remove [stage.mine]')
+        if by := [source.name for source in stage.source if source.kind == "pairs" and source.split_by != "query"]:
+            raise RecipeError(
+                f"{where} mines source '{by[0]}' by the side of its queries; split_by = \"doc_id\" is not for mining"
+            )
     for source in stage.source:
         _check_source(stage, source, path)
     _check_objective(recipe, stage, path)
@@ -156,12 +167,19 @@ def _check_source(stage: StageConfig, source: SourceConfig, path: str) -> None:
         raise RecipeError(f"{where} is of kind '{source.kind}'; languages are for text, spans and rows")
     if source.batch and stage.windows == "all":
         raise RecipeError(f'{where} has a batch of its own; with windows = "all" every step mixes all: use weight')
+    if source.chunk_tokens and stage.kind != "contextual":
+        raise RecipeError(f"{where} has chunk_tokens; only contextual stages read documents as chunks: leave it out")
     if source.chunk_tokens and stage.gold:
         raise RecipeError(
             f"{where} cuts chunks anew (chunk_tokens), so that none is known to answer; set gold = false in the stage"
         )
     if stage.kind == "triplet" and source.kind == "pairs" and not stage.mine:
         raise RecipeError(f"{where} has pairs without negatives; give the stage a [stage.mine], or rows with negatives")
+    if source.symmetric and (stage.kind not in ("pair", "triplet") or not source.in_batch):
+        raise RecipeError(
+            f"{where} is symmetric, which compares documents with all queries of the batch; it is for pair and triplet "
+            "stages and needs in_batch"
+        )
     if not source.in_batch and stage.kind != "triplet":
         raise RecipeError(
             f"{where} has in_batch = false, but rows of a {stage.kind} stage have no negatives of their own; it is "
@@ -185,6 +203,19 @@ def _check_objective(recipe: Recipe, stage: StageConfig, path: str) -> None:
         raise RecipeError(
             f'{where} is contextual, which compares by cosine; similarity = "dot" is for pair and triplet'
         )
+    if stage.similarity == "dot" and stage.kind in CONTRASTIVE and stage.mask_margin is not None:
+        raise RecipeError(
+            f'{where} has similarity = "dot" and margin {stage.mask_margin}, which is in cosine units; set margin = inf'
+        )
+    if stage.kind == "contextual" and stage.query_negatives not in (None, stage.gold):
+        raise RecipeError(
+            f"{where} is contextual: with gold chunks other queries are negatives too, without them they are not; "
+            "leave query_negatives out"
+        )
+    if stage.kind == "contextual" and not stage.gold:
+        usual = {f.name: f.default for f in fields(StageConfig)}
+        if given := [name for name in ("alpha", "beta") if getattr(stage, name) != usual[name]]:
+            raise RecipeError(f"{where} has gold = false and so no terms to weigh; leave {given[0]} out")
     if stage.distill == "chunks" and stage.teacher and stage.kind != "contextual":
         raise RecipeError(
             f'{where} is {stage.kind}; distill = "chunks" judges the chunks of a document: contextual only'

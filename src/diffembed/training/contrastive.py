@@ -7,13 +7,14 @@ The objectives are in ``objectives/``; here their arguments come from the stage 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from diffembed.errors import RecipeError
 from diffembed.models.quantizer import signs, tanh_int8
 from diffembed.objectives.contextual import (
     beta_at,
@@ -92,7 +93,7 @@ class BatchLoss:
             on_device(documents),
             on_device(batch.negatives),
             weights,
-            _judged(batch, stage, teacher, device),
+            _judged(batch, stage, teacher, dims[-1], device),
         )
 
     def __call__(self, means_SD: Tensor, rows: Tensor) -> Tensor:
@@ -104,13 +105,14 @@ class BatchLoss:
 
         def loss(queries: Tensor, chunks: Tensor, documents: Tensor) -> Tensor:
             total = self._contrast(queries, chunks, documents, rows)
-            if judged and judged.relevance_QC is not None:
+            if judged is None:
+                return total
+            if judged.relevance_QC is not None:
                 pull = chunk_relevance_kl(
                     queries, chunks, relevance_QC=judged.relevance_QC, temperature=stage.temperature, rows=rows
                 )
                 total = total + stage.distill_weight * pull
-            elif judged and stage.distill == "kl":
-                assert judged.queries_QE is not None and judged.documents_NE is not None
+            if judged.queries_QE is not None and judged.documents_NE is not None and stage.distill == "kl":
                 pull = similarity_kl(
                     queries,
                     documents,
@@ -128,8 +130,7 @@ class BatchLoss:
         total = matryoshka(loss, quantize, tensors, self.dims)
         if stage.binary_weight:
             total = total + stage.binary_weight * matryoshka(loss, signs, tensors, self.dims)
-        if judged and stage.distill == "cosine":
-            assert judged.queries_QE is not None and judged.documents_NE is not None
+        if judged and judged.queries_QE is not None and judged.documents_NE is not None and stage.distill == "cosine":
             own = vector_cosine(quantize(queries), judged.queries_QE, rows=rows)
             # each query answers for its own document
             theirs = vector_cosine(
@@ -192,24 +193,33 @@ class BatchLoss:
 
 
 def _judged(
-    batch: ContrastiveBatch, stage: StageConfig, teacher: Teacher | None, device: torch.device
+    batch: ContrastiveBatch, stage: StageConfig, teacher: Teacher | None, width: int, device: torch.device
 ) -> Judgement | None:
-    """What a teacher says of a batch: the rows' own scores of chunks where they have some, else the teacher's."""
-    if stage.kind == "contextual" and (any(batch.scores) or (teacher and stage.distill == "chunks")):
-        documents = batch.chunk_documents
-        scores = np.zeros((batch.queries, len(documents)), dtype=np.float32)
-        mask = np.zeros(scores.shape, dtype=bool)
-        found = teacher.chunk_scores(batch) if teacher and stage.distill == "chunks" else batch.scores
-        for i, (own, given) in enumerate(zip(found, batch.scores, strict=True)):
-            values = given or own
-            if values:
-                mask[i] = documents == batch.positives[i]
-                scores[i, mask[i]] = values
-        relevance = relevance_distribution(
-            torch.from_numpy(scores).to(device), torch.from_numpy(mask).to(device), stage.teacher_temperature
-        )
-        return Judgement(None, None, relevance)
-    if teacher is None:
+    """What the rows' own scores of chunks and a teacher say of a batch; scores of a row stand before the teacher's."""
+    relevance = queries = documents = None
+    chunks = teacher is not None and stage.distill == "chunks"
+    if stage.kind == "contextual" and (chunks or any(batch.scores)):
+        found = teacher.chunk_scores(batch) if teacher and chunks else batch.scores
+        relevance = _relevance(batch, [given or own for given, own in zip(batch.scores, found, strict=True)], stage)
+    if teacher and not chunks:
+        queries, documents = (torch.from_numpy(vectors).to(device) for vectors in teacher.vectors(batch))
+        if stage.distill == "cosine" and queries.shape[1] < width:
+            raise RecipeError(
+                f"stage '{stage.name}': vectors of teacher {teacher.model} have {queries.shape[1]} values, the model's "
+                f'{width}; distill = "cosine" needs as many, "kl" takes any width'
+            )
+    if relevance is None and queries is None:
         return None
-    queries, documents_NE = teacher.vectors(batch)
-    return Judgement(torch.from_numpy(queries).to(device), torch.from_numpy(documents_NE).to(device), None)
+    return Judgement(queries, documents, None if relevance is None else relevance.to(device))
+
+
+def _relevance(batch: ContrastiveBatch, scores: Sequence[tuple[float, ...]], stage: StageConfig) -> Tensor:
+    """``[Q, C]`` scores of the chunks of each query's document as distributions."""
+    documents = batch.chunk_documents
+    values = np.zeros((batch.queries, len(documents)), dtype=np.float32)
+    mask = np.zeros(values.shape, dtype=bool)
+    for i, own in enumerate(scores):
+        if own:
+            mask[i] = documents == batch.positives[i]
+            values[i, mask[i]] = own
+    return relevance_distribution(torch.from_numpy(values), torch.from_numpy(mask), stage.teacher_temperature)

@@ -38,7 +38,7 @@ class ContrastiveBatch:
         scores: by query a teacher's relevance of the chunks of its document, as the row gives it; empty: none.
         source: its switches.
         origins: where the rows are from.
-        cut: texts that were longer than the source's limit, and documents that gave a stretch of their chunks.
+        cut: texts that were longer than the source's limit, and documents that gave only some of their tokens.
         left_out: queries without a token, or whose document has none, or whose answer is not in the stretch.
     """
 
@@ -116,22 +116,23 @@ def from_rows(
     against = [_chosen(_negatives(d, stage, source), stage.negatives, rng) for d in drawn]
     limit = min(source.document_tokens, max_tokens)
     queries = [_query(question, row, source) for row, own in zip(rows, asked, strict=True) for question in own]
-    tokens = iter(tokenize(queries, min(source.query_tokens, max_tokens))[0])
+    asked_ids, cut = tokenize(queries, min(source.query_tokens, max_tokens))
     texts = [text for row in rows for text in row.chunks] + [text for own in against for text in own]
-    pieces, cut = tokenize(texts, limit)
-    read = iter(pieces)
+    pieces, long = tokenize(texts, limit)
+    tokens, read, cut = iter(asked_ids), iter(pieces), cut + long
     length = _piece_length(source, rng)
     assembly = _Assembly(end_token_id)
     wanted: list[tuple[int, tuple[str, ...]]] = []
     for row, questions, negatives in zip(rows, asked, against, strict=True):
         chunks, keys = [next(read) for _ in row.chunks], list[Hashable](row.chunks)
         known = next((q.chunk for q in questions if q.chunk is not None), None)
-        first, last = _stretch([len(c) for c in chunks], limit, known, rng)
-        cut += (first, last) != (0, len(chunks))
+        first, last = _stretch([max(1, len(c)) for c in chunks], limit, known, rng)
+        whole = sum(map(len, chunks))
         chunks, keys = chunks[first:last], keys[first:last]
         if length:
             chunks = _cut_anew(chunks, length, limit)
             keys = [tuple(chunk) for chunk in chunks]
+        cut += sum(map(len, chunks)) < whole
         number = assembly.document(chunks, _keys(row.chunks, row.document_id), keys)
         for question in questions:
             ids, gold = next(tokens), -1
@@ -161,29 +162,29 @@ class _Assembly:
         self._positives, self._gold, self._first_chunks = list[int](), list[int](), list[int]()
         self._scores: list[tuple[float, ...]] = []
         self._query_ids, self._document_ids, self._chunk_ids = _Numbers(), _Numbers(), _Numbers()
-        self._alone: dict[int, int] = {}  # documents of one chunk, by their id
+        self._alone: dict[tuple[Hashable, Hashable], int] = {}  # documents of one chunk, by a key and their chunk's
         self._left_out = 0
 
     def document(self, chunks: Sequence[list[int]], keys: Sequence[Hashable], chunk_keys: Sequence[Hashable]) -> int:
         """The number of a document; -1 for one without a token."""
         if not any(chunks):
             return -1
-        identity = self._document_ids.known(keys)
-        if len(chunks) == 1 and identity in self._alone:
-            self._document_ids.join(identity, keys)
-            return self._alone[identity]
-        identity = self._document_ids.add(keys)
-        if len(chunks) == 1:
-            self._alone[identity] = len(self._documents)
+        copies = [(key, chunk_keys[0]) for key in keys] if len(chunks) == 1 else []
+        number = next((self._alone[copy] for copy in copies if copy in self._alone), len(self._documents))
+        self._alone |= dict.fromkeys(copies, number)
+        if number < len(self._documents):
+            self._document_ids.join(number, keys)
+            return number
+        self._document_ids.add(keys)
+        self._first_chunks.append(len(self._chunk_ids))
         ids, spans = list[int](), list[tuple[int, int]]()
         for chunk, key in zip(chunks, chunk_keys, strict=True):
             ids += [self.end_token_id] if spans else []
             spans.append((len(ids), len(ids) + max(1, len(chunk))))
             ids += chunk or [self.end_token_id]  # a chunk keeps its number even if no token stands for it
             self._chunk_ids.add([key])
-        self._first_chunks.append(len(self._chunk_ids.order) - len(chunks))
         self._documents.append(TokenizedSequence(tuple(ids), tuple(spans)))
-        return len(self._documents) - 1
+        return number
 
     def ask(
         self, ids: list[int], keys: Sequence[Hashable], document: int, gold: int, scores: tuple[float, ...] = ()
@@ -225,25 +226,35 @@ class _Assembly:
 
 
 class _Numbers:
-    """Numbers for things that are equal if they share one of their keys."""
+    """Numbers for things that are equal if they share one of their keys, be it through a third."""
 
     def __init__(self) -> None:
         self._known: dict[Hashable, int] = {}
-        self.order: list[int] = []
+        self._same: list[int] = []  # by thing, an earlier one that it equals, or itself
 
-    def known(self, keys: Sequence[Hashable]) -> int:
-        return next((self._known[key] for key in keys if key in self._known), -1)
+    def __len__(self) -> int:
+        return len(self._same)
 
-    def join(self, number: int, keys: Sequence[Hashable]) -> None:
-        self._known.update((key, number) for key in keys)
+    @property
+    def order(self) -> list[int]:
+        """The numbers of all things, in the order in which they were added."""
+        return [self._first(thing) for thing in range(len(self))]
 
-    def add(self, keys: Sequence[Hashable]) -> int:
-        """The number of one more such thing, which is appended to ``order``."""
-        number = self.known(keys)
-        number = len(self.order) if number < 0 else number
-        self.join(number, keys)
-        self.order.append(number)
-        return number
+    def add(self, keys: Sequence[Hashable]) -> None:
+        """One more thing."""
+        self._same.append(len(self))
+        self.join(len(self) - 1, keys)
+
+    def join(self, thing: int, keys: Sequence[Hashable]) -> None:
+        """Further keys of a thing."""
+        for key in keys:
+            first, other = sorted(self._first(t) for t in (thing, self._known.setdefault(key, thing)))
+            self._same[other] = first
+
+    def _first(self, thing: int) -> int:
+        while self._same[thing] != thing:
+            thing = self._same[thing]
+        return thing
 
 
 def _keys(text: Hashable, identifier: str) -> tuple[Hashable, ...]:
@@ -258,6 +269,11 @@ def _as_grouped(drawn: Drawn, stage: StageConfig) -> Grouped:
             raise InputError(
                 f"{drawn.origin} is a document of {len(row.chunks)} chunks; a {stage.kind} stage reads pairs and "
                 "triplets: use a contextual stage, or one row a chunk"
+            )
+        if stage.kind == "contextual" and stage.gold and any(q.chunk is None for q in row.questions):
+            raise InputError(
+                f"{drawn.origin} has a query without a chunk, and stage '{stage.name}' asks which chunk answers; say "
+                "which, or set gold = false in the stage"
             )
         return row
     question = Question(row.query, 0, id=row.id)

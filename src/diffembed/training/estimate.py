@@ -10,12 +10,15 @@ step is made here too, save those that need the data.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedModel
 
 from diffembed.errors import ModelError, RecipeError
@@ -30,104 +33,17 @@ from diffembed.training.adapters import add_adapters
 from diffembed.training.checks import check_fit
 from diffembed.training.configs import PRETRAINING, Converted, ModelShape, SourceConfig, StageConfig
 from diffembed.training.estimate_memory import Memory, learned, stage_memory
-from diffembed.training.estimate_tables import CONFIGS, GPUS, MFU, USABLE, Gpu
+from diffembed.training.estimate_report import GpuEstimate, Parameters, RecipeEstimate, StageEstimate
+from diffembed.training.estimate_tables import CONFIGS, GPUS, MFU, Gpu
 from diffembed.training.products import DEFAULT_DIMS
 from diffembed.training.recipe import Recipe, read_recipe
 from diffembed.training.throughput import step_cost
 
+_Floats = npt.NDArray[np.float64]
+
 CHUNK_TOKENS = 64  # of a chunk, where only the length of its document is known: for the number of vectors
+_FLOAT = 4  # bytes of a weight
 _CHECKPOINT = 12  # bytes a weight that learns: itself and two moments
-
-
-@dataclass(frozen=True, slots=True)
-class Parameters:
-    """Weights of a model, counted: all, the token table, and an output matrix that is not tied to it."""
-
-    total: int
-    embedding: int
-    head: int
-
-
-@dataclass(frozen=True, slots=True)
-class GpuEstimate:
-    """A stage, or a whole recipe, on one kind of accelerator.
-
-    Attributes:
-        ddp: it fits where every process holds the whole model.
-        fsdp2: how many are needed where they share it; ``None``: the passes alone are too large.
-        hours: of one accelerator; of n, about an n-th part. ``None``: no rate is known for float32.
-    """
-
-    gpu: str
-    ddp: bool
-    fsdp2: int | None
-    hours: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class StageEstimate:
-    """What a stage would take.
-
-    Attributes:
-        exact: the tokens are as the recipe says; else the most that its limits allow.
-        tokens_per_step: mean over the stage's sources; ``largest_step`` is that of the largest.
-        flops: operations of the stage as MFU counts them; ``repeated`` are those that gradient checkpointing and
-            GradCache do again.
-        trainable: parameters that learn.
-        memory: of one process, at the largest step.
-        checkpoint_bytes: of one checkpoint in ``state/``; ``disk_bytes``: of those that stay, one that is being written
-            and the finished model.
-        notes: what is not in the figures.
-    """
-
-    name: str
-    kind: str
-    steps: int
-    exact: bool
-    tokens_per_step: float
-    largest_step: int
-    tokens: float
-    flops: float
-    repeated: float
-    trainable: int
-    memory: Memory
-    checkpoint_bytes: int
-    disk_bytes: int
-    gpus: tuple[GpuEstimate, ...]
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self) | {"memory": self.memory.to_dict(), "notes": list(self.notes)}
-
-
-@dataclass(frozen=True, slots=True)
-class RecipeEstimate:
-    """What a recipe would take: its model, its stages, and all of them on each kind of accelerator."""
-
-    name: str
-    model: str
-    parameters: Parameters
-    precision: str
-    stages: tuple[StageEstimate, ...]
-    gpus: tuple[GpuEstimate, ...]
-
-    @property
-    def tokens(self) -> float:
-        """Of all stages."""
-        return sum(stage.tokens for stage in self.stages)
-
-    @property
-    def flops(self) -> float:
-        """Of all stages, what is done twice counted once."""
-        return sum(stage.flops for stage in self.stages)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, assumptions included."""
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        own |= {"parameters": asdict(self.parameters), "gpus": [asdict(gpu) for gpu in self.gpus]}
-        own |= {"stages": [stage.to_dict() for stage in self.stages]}
-        return own | {"tokens": self.tokens, "flops": self.flops, "assumed": {"mfu": MFU, "usable_memory": USABLE}}
 
 
 def estimate_recipe(path: Path, *, kinds: tuple[str, ...] | None = None) -> RecipeEstimate:
@@ -153,12 +69,20 @@ def estimate_recipe(path: Path, *, kinds: tuple[str, ...] | None = None) -> Reci
     for stage in stages:
         check_fit(stage, config.hidden_size, max_tokens)
     half = recipe.run.precision != "float32"
-    found = tuple(_stage(recipe, stage, path.resolve().parent, max_tokens, half) for stage in stages)
     head = 0 if embedder.head is None else embedder.head.numel()
     total = sum(p.numel() for p in embedder.parameters())
+    found = []
+    for stage in stages:
+        trained = embedder
+        if stage.lora_rank:  # adapters stay in the model that they are put into
+            trained, _ = meta_model(recipe, path.resolve().parent)
+            with torch.device("meta"):
+                add_adapters(trained, stage, recipe.run.seed)
+        keep = recipe.run.keep
+        found.append(_merge(stage, total) if stage.kind == "merge" else _stage(stage, trained, max_tokens, half, keep))
     parameters = Parameters(total, token_embedding(embedder.backbone).numel(), head)
     precision = "bfloat16" if half else "float32"
-    return RecipeEstimate(recipe.run.name, label, parameters, precision, found, _together(found))
+    return RecipeEstimate(recipe.run.name, label, parameters, precision, tuple(found), _together(found))
 
 
 def meta_model(recipe: Recipe, folder: Path) -> tuple[Embedder, str]:
@@ -188,7 +112,7 @@ def meta_model(recipe: Recipe, folder: Path) -> tuple[Embedder, str]:
             model: PreTrainedModel = kind(config)
             untied = own_head if own_head is not None else not config.tie_word_embeddings
             head = torch.empty(token_embedding(model).shape) if untied else None
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{label} is no {layout.model_type} config: {first}; copy it again") from error
     return Embedder(model, head), label
@@ -202,8 +126,6 @@ def _published(model: Converted, folder: Path) -> tuple[dict[str, Any], str, boo
         if root.is_dir():
             own = (root / HEAD_FILE).exists() if (root / CONFIG_FILE).exists() else None
             return read_json(root / "config.json"), f"{name} (its config.json)", own
-    from huggingface_hub import try_to_load_from_cache
-
     cached = try_to_load_from_cache(name, "config.json") if name.count("/") == 1 else None
     if isinstance(cached, str):
         return read_json(Path(cached)), f"{name} (config.json in the hub cache)", None
@@ -216,60 +138,68 @@ def _published(model: Converted, folder: Path) -> tuple[dict[str, Any], str, boo
     )
 
 
-def _stage(recipe: Recipe, stage: StageConfig, folder: Path, max_tokens: int, half: bool) -> StageEstimate:
-    embedder, _ = meta_model(recipe, folder)
-    whole = sum(p.numel() for p in embedder.parameters())
-    if stage.kind == "merge":
-        notes = ("put together on the CPU: no steps",)
-        gpus = tuple(GpuEstimate(gpu.name, True, 1, 0.0) for gpu in GPUS)
-        return StageEstimate(stage.name, stage.kind, 0, True, 0, 0, 0, 0.0, 0.0, 0, Memory(), 0, 4 * whole, gpus, notes)
-    if stage.lora_rank:
-        with torch.device("meta"):
-            add_adapters(embedder, stage, recipe.run.seed)
+def _stage(stage: StageConfig, embedder: Embedder, max_tokens: int, half: bool, keep: int) -> StageEstimate:
     loads = [_load(stage, source, max_tokens) for source in stage.source]
-    shares = np.array([1.0] * len(loads) if stage.windows == "all" else [s.weight for s in stage.source])
-    shares = shares / shares.sum()
-    causal, exact = stage.kind == "causal", stage.kind in PRETRAINING
-    cost = step_cost(embedder, causal=causal)
-    forward = step_cost(embedder, causal=causal, backward=False)
-    largest = max(load.tokens for load in loads)
-    twice = [not exact and load.tokens > stage.memory_tokens for load in loads]
-    flops = [cost.of(load.lengths, load.targets) for load in loads]
-    again = [
-        forward.of(load.lengths, 0) * (stage.gradient_checkpointing + cached)
-        for load, cached in zip(loads, twice, strict=True)
-    ]
-    longest = max(int(load.lengths.max()) for load in loads)
-    held = min(largest, max(stage.micro_tokens, longest, 0 if exact else stage.memory_tokens))
+    weights = np.array([1.0 if stage.windows == "all" else source.weight for source in stage.source])
+    shares = weights / weights.sum()
+    flops, repeated = (stage.steps * float(shares @ values) for values in _operations(embedder, stage, loads))
     memory = stage_memory(
         embedder,
         stage,
-        tokens=held,
+        tokens=_held_tokens(stage, loads),
         half=half,
         queries=max(load.queries for load in loads),
         spans=max(load.spans for load in loads),
         widths=_widths(stage, int(embedder.backbone.config.hidden_size)),
     )
     trainable = sum(p.numel() for p in learned(embedder, stage))
-    per_step = float(shares @ np.array([load.tokens for load in loads]))
-    done, repeated = (stage.steps * float(shares @ np.array(values)) for values in (flops, again))
-    checkpoint = _CHECKPOINT * trainable
+    whole = sum(p.numel() for name, p in embedder.named_parameters() if "lora_" not in name)
+    mean = float(shares @ np.array([load.tokens for load in loads]))
     return StageEstimate(
         stage.name,
         stage.kind,
         stage.steps,
-        exact,
-        per_step,
-        largest,
-        stage.steps * per_step,
-        done,
+        stage.kind in PRETRAINING,
+        round(mean),
+        max(load.tokens for load in loads),
+        round(stage.steps * mean),
+        flops,
         repeated,
         trainable,
         memory,
-        checkpoint,
-        (recipe.run.keep + 1) * checkpoint + 4 * whole,
-        tuple(_on(gpu, memory, done + repeated, half) for gpu in GPUS),
+        _CHECKPOINT * trainable,
+        (keep + 1) * _CHECKPOINT * trainable + _FLOAT * whole,
+        tuple(_on(gpu, memory, flops + repeated, half) for gpu in GPUS),
         tuple(_notes(stage)),
+    )
+
+
+def _merge(stage: StageConfig, parameters: int) -> StageEstimate:
+    gpus = tuple(GpuEstimate(gpu.name, True, 1, 0.0) for gpu in GPUS)
+    notes = ("a merge has no steps and runs on the CPU",)
+    return StageEstimate(
+        stage.name, stage.kind, 0, True, 0, 0, 0, 0.0, 0.0, 0, Memory(), 0, _FLOAT * parameters, gpus, notes
+    )
+
+
+def _operations(embedder: Embedder, stage: StageConfig, loads: Sequence[_Load]) -> tuple[_Floats, _Floats]:
+    """Of a step of each source: as MFU counts them, and those of passes forward that are made again."""
+    causal = stage.kind == "causal"
+    cost = step_cost(embedder, causal=causal)
+    forward = step_cost(embedder, causal=causal, backward=False)
+    once, again = [], []
+    for load in loads:
+        cached = stage.kind not in PRETRAINING and load.tokens > stage.memory_tokens
+        once.append(cost.of(load.lengths, load.targets))
+        again.append(forward.of(load.lengths, 0) * (stage.gradient_checkpointing + cached))
+    return np.array(once), np.array(again)
+
+
+def _held_tokens(stage: StageConfig, loads: Sequence[_Load]) -> int:
+    """The most tokens whose activations a process holds: those of a pass, or of a step that is read once."""
+    passed = max(stage.micro_tokens, *(int(load.lengths.max()) for load in loads))
+    return min(
+        max(load.tokens for load in loads), passed if stage.kind in PRETRAINING else max(passed, stage.memory_tokens)
     )
 
 

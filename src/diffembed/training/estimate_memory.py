@@ -30,12 +30,13 @@ class Memory:
     """What one process holds at the peak of a step, in bytes.
 
     Attributes:
-        weights: all of them, float32; with the frozen parent where states are aligned to it.
+        weights: all of them, float32.
         gradients, moments: of the weights that learn, 4 and 8 bytes each.
         casts: bfloat16 copies of matrices: all that learn (autocast keeps them) and those that a backward pass needs;
             of frozen ones under gradient checkpointing a layer's.
         activations: of the passes whose backward pass is still to come (``activation_bytes``).
-        loss: logits and the output matrix's gradient, or the vectors of a step and their similarities.
+        loss: logits and the output matrix's gradient (and the frozen parent that states are aligned to), or the vectors
+            of a step and their similarities.
         gathered: under FSDP2, in place of ``casts``: whole matrices of the root group and two layers, and the
             gradient of the largest group on its way to the shards.
     """
@@ -94,7 +95,7 @@ def stage_memory(
     """
     item = 2 if half else 4
     backbone, learning = embedder.backbone, sum(p.numel() for p in learned(embedder, stage))
-    layers = [_elements(layer) for layer in backbone.layers]
+    layers = [_elements(layer) for layer in decoder_layers(backbone)]
     table, head = embedder.output_table(), 0 if embedder.head is None else embedder.head.numel()
     everything = sum(p.numel() for p in embedder.parameters())
     lookup = backbone.get_input_embeddings().weight
@@ -105,20 +106,19 @@ def stage_memory(
     root = everything - sum(layers)
     largest = max(max(layers), root if lookup.requires_grad or (head and table.requires_grad) else 0)
     gathered = item * (root + 2 * max(layers)) + (item + _FLOAT * half) * (0 if frozen_layers else largest)
-    parent = (everything - head) if stage.alignment_weight else 0
-    loss = (
-        vector_bytes(queries, spans, int(backbone.config.hidden_size), widths)
-        if stage.kind in CONTRASTIVE
-        else logit_bytes(tokens, *table.shape, half=half, learns=table.requires_grad)
-    )
+    if stage.kind in CONTRASTIVE:
+        loss = vector_bytes(queries, spans, int(backbone.config.hidden_size), widths)
+    else:
+        loss = logit_bytes(tokens, *table.shape, half=half, learns=table.requires_grad)
+        loss += _FLOAT * (everything - head) * bool(stage.alignment_weight)
     return Memory(
-        weights=_FLOAT * float(everything + parent),
+        weights=_FLOAT * float(everything),
         gradients=_FLOAT * float(learning),
         moments=2 * _FLOAT * float(learning),
         casts=casts,
         activations=activation_bytes(embedder, stage, tokens=tokens, half=half),
         loss=loss,
-        gathered=float(gathered + _FLOAT * parent),
+        gathered=float(gathered),
     )
 
 
@@ -141,12 +141,13 @@ def activation_bytes(embedder: Embedder, stage: StageConfig, *, tokens: int, hal
     - each adapter: b (what it reads + rank), and a byte a value that dropout chose from.
 
     Outside the layers: 4 d for the stream before the final norm and 4 d for what it scales, and for the gradients on
-    their way back through one layer 3 b f + 8 d. With ``gradient_checkpointing`` a layer keeps 4 d, its input, and only one layer at a time all of the above. Alignment
-    to a parent keeps three more streams a layer: both models' states, and theirs made to length 1.
+    their way back through one layer 3 b f + 8 d. With ``gradient_checkpointing`` a layer keeps 4 d, its input, and only
+    one layer at a time all of the above. Alignment to a parent keeps three more streams a layer: both models' states,
+    and theirs made to length 1.
     """
     config, item = embedder.backbone.config, 2 if half else 4
     stream = _FLOAT * int(config.hidden_size)
-    layers = [_layer_bytes(layer, config, item) for layer in embedder.backbone.layers]
+    layers = [_layer_bytes(layer, config, item) for layer in decoder_layers(embedder.backbone)]
     held = len(layers) * stream + max(layers) if stage.gradient_checkpointing else sum(layers)
     aligned = 3 * len(layers) * stream if stage.alignment_weight else 0
     back = 3 * item * int(config.intermediate_size) + 2 * stream
@@ -179,8 +180,13 @@ def _layer_bytes(layer: nn.Module, config: Any, item: int) -> float:
             total += item * module.in_features
         if dropped := getattr(module, "lora_dropout", None):
             chosen = any(getattr(d, "p", 0.0) > 0 for d in dropped.values())
-            total += chosen * int(module.in_features)  # type: ignore[arg-type]
+            total += chosen * int(module.in_features)
     return total
+
+
+def decoder_layers(backbone: nn.Module) -> list[nn.Module]:
+    """The layers of a decoder: its longest list of modules, whatever the family calls it."""
+    return max((list(m) for m in backbone.modules() if isinstance(m, nn.ModuleList)), key=len)
 
 
 def _elements(module: nn.Module) -> int:
@@ -192,8 +198,8 @@ def logit_bytes(tokens: int, vocabulary: int, hidden: int, *, half: bool, learns
     logits with its float32 scores, and of the output matrix its gradient in float32 and, in bfloat16, a copy and a
     product.
 
-    >>> logit_bytes(4, 1000, 8, half=False, learns=False)  # 2 x 4 x 8 states, 1000 x 1000 logits
-    4000256.0
+    >>> logit_bytes(4, 1000, 8, half=False, learns=False)  # 2 x 4 x 8 states, 1024 x 1000 logits
+    4096256.0
     """
     rows = rows_of_a_chunk(vocabulary, "cuda")
     table, states = vocabulary * hidden, 2 * tokens * hidden * _FLOAT

@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from diffembed.models.embedder import Embedder
 from diffembed.objectives.targets import Targets
-from diffembed.training.batches import TextData
+from diffembed.text.batching import pack
+from diffembed.training.batches import TextData, whole
 from diffembed.training.configs import StageConfig
 from diffembed.training.contrastive import BatchLoss
 from diffembed.training.contrastive_data import ContrastiveData
@@ -93,5 +93,6 @@ def contrastive_plan(
 
 
 def _nothing(embedder: Embedder) -> Tensor:
-    """A loss of 0 that every weight takes part in."""
-    return torch.stack([p.sum() for p in embedder.parameters() if p.requires_grad]).sum() * 0.0
+    """A loss of 0 that every weight takes part in; by a forward pass, as the weights may be shards."""
+    mean: Tensor = embedder(pack([whole([0])]))
+    return mean.sum() * 0.0

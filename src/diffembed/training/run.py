@@ -27,7 +27,7 @@ from diffembed.training.adapters import add_adapters, merge_adapters
 from diffembed.training.base import first_model, settle_base
 from diffembed.training.batches import TextData
 from diffembed.training.checks import check_fit
-from diffembed.training.configs import PRETRAINING, StageConfig
+from diffembed.training.configs import CONTRASTIVE, PRETRAINING, StageConfig
 from diffembed.training.contrastive_data import ContrastiveData
 from diffembed.training.heldout import HeldOut, held_out_losses, read_held_out
 from diffembed.training.lm import frozen_parent
@@ -247,6 +247,8 @@ class _Run:
             self._need_parents(stage)
             loaded = load_pretrained(self.output / parent.name / "model")
             embedder = Embedder(loaded.model, loaded.head)
+        if stage.kind in CONTRASTIVE:
+            embedder.head = None  # nothing is predicted: an output matrix of its own would learn nothing
         set_causal(embedder.backbone, stage.kind == "causal")
         return embedder.to(self.machine.device)
 
