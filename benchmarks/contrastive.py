@@ -45,7 +45,7 @@ from _common import parser, progress, report
 
 SETS = ("en-nq", "en-docs-sections", "en-debdesc", "en-wordnet-def")
 MAX_TOKENS = 256
-MICRO_TOKENS = 8192
+MICRO_TOKENS = 2048
 TEMPERATURE = 0.05
 LEARNING_RATE = 2e-5
 CONTENDERS = ("ours", "ours-fp32", "st", "st-bf16", "st-tokens", "st-tokens-bf16")

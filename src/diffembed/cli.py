@@ -169,6 +169,13 @@ def evaluate_retrieval(
         Dtype | None, typer.Option("--query-dtype", help="Of the queries alone: int8 or float32 beside --dtype binary.")
     ] = None,
     dims: DimsOption = None,
+    sections: Annotated[
+        bool, typer.Option("--sections", help="Cut the documents at their headings and ask for sections.")
+    ] = False,
+    together: Annotated[
+        bool | None,
+        typer.Option("--together/--alone", help="Read the chunks of a document together or alone, not as trained."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a model on labelled queries: nDCG@10, MRR@10, recall@1/10/100, time and tokens a second.
@@ -179,6 +186,7 @@ def evaluate_retrieval(
       diffembed evaluate retrieval --data my-data --model st:all-MiniLM-L6-v2 --json
       diffembed evaluate retrieval --data my-data --dtype binary --query-dtype int8
       diffembed evaluate retrieval --data my-data --model bm25
+      diffembed evaluate retrieval --data long-documents --sections --together
     """
     from diffembed import verbs
 
@@ -189,6 +197,8 @@ def evaluate_retrieval(
         dtype=dtype.value if dtype else None,
         query_dtype=query_dtype.value if query_dtype else None,
         dims=dims,
+        sections=sections,
+        together=together,
         as_json=as_json,
     )
 

@@ -211,9 +211,75 @@ def mine(
     )
 
 
+def adapt(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="Files and folders of your own.", show_default=False)
+    ],
+    into: Annotated[Path, typer.Option("--into", metavar="DIR", help="The model directory to write.")],
+    model: Annotated[
+        str, typer.Option("--from", "-m", metavar="M", help="The model to begin from: 'default' or a model directory.")
+    ] = "default",
+    general: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--general", metavar="DATA", help="Read along against forgetting: BEIR folder, or .jsonl of pairs."
+        ),
+    ] = None,
+    general_eval: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--general-eval", metavar="DIR", help="BEIR folder to measure forgetting on. [default: --general's]"
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, metavar="N", help="Training steps. [default: by the folder's size]")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", metavar="X", help="About how long to train, in place of --steps.")
+    ] = None,
+    diffusion: Annotated[
+        bool | None,
+        typer.Option(
+            "--diffusion/--no-diffusion",
+            help="Learn the text by masked diffusion first. [default: if the model can still fill in blanks]",
+            show_default=False,
+        ),
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option("--work", metavar="DIR", help="Where data and recipe go. [default: DIR of --into with -work]"),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the draws.")] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Adapt a model to your own files, without labels: it learns from their headings, questions and comments.
+
+    Prints nDCG@10 and recall@10 before and after, on documents that were held out and on the general sets.
+
+    \b
+    Examples:
+      diffembed adapt notes/ --into my-model
+      diffembed adapt manual/ src/ --into my-model --general my-data --minutes 10
+      diffembed search "how do I undo a commit" notes/ --model my-model
+    """
+    from diffembed import verbs
+
+    verbs.adapt(
+        paths,
+        model,
+        into,
+        settings={"steps": steps, "minutes": minutes, "diffusion": diffusion, "seed": seed},
+        general=general or [],
+        general_eval=general_eval or [],
+        work=work,
+        as_json=as_json,
+    )
+
+
 def add_commands(app: typer.Typer) -> None:
     """Make them verbs of the command line."""
     app.command(short_help="Run a recipe's pretraining stages.")(pretrain)
     app.command(short_help="Run every stage of a recipe.")(train)
+    app.command(short_help="Adapt a model to your own files.")(adapt)
     app.command(short_help="Find hard negatives for pairs.")(mine)
     app.command(short_help="Fill in the blanks of a text.")(infill)

@@ -134,6 +134,43 @@ def mine(
         console.remark(f"{report.outside_split:,} pairs are not in split {split}; --split all takes them too")
 
 
+def adapt(
+    paths: Sequence[Path],
+    model: str,
+    into: Path,
+    *,
+    settings: dict[str, Any],
+    general: Sequence[Path],
+    general_eval: Sequence[Path],
+    work: Path | None,
+    as_json: bool,
+) -> None:
+    """``diffembed adapt``: ``settings`` as in ``AdaptSettings``."""
+    from diffembed.training.adapt import adapt as run
+    from diffembed.training.adapt_recipe import AdaptSettings
+
+    with console.training() as (line, step):
+        report = run(
+            paths,
+            model,
+            into,
+            settings=AdaptSettings(**settings),
+            general=general,
+            general_eval=general_eval,
+            work=work,
+            report=line,
+            watch=step,
+        )
+    if as_json:
+        console.emit_json(_plain(report))
+        return
+    rows = [[name, *report.figures(name)] for name in ("held-out documents", *report.general)]
+    console.emit(console.table(["", "ndcg@10 before", "after", "recall@10 before", "after"], rows))
+    for reason, count in {**report.left_out, **report.silent}.items():
+        console.remark(f"{count:,} files: {reason}")
+    console.remark(f"the model is in {report.model}, its data and recipe in {report.work}")
+
+
 def infill(
     text: str,
     *,
@@ -170,6 +207,8 @@ def evaluate_retrieval(
     dtype: VectorDtype | None,
     query_dtype: VectorDtype | None,
     dims: int | None,
+    sections: bool,
+    together: bool | None,
     as_json: bool,
 ) -> None:
     """``diffembed evaluate retrieval``."""
@@ -177,7 +216,15 @@ def evaluate_retrieval(
 
     with console.progress("encoding") as tick:
         report = evaluate(
-            data, model=model, split=split, dtype=dtype, query_dtype=query_dtype, dims=dims, progress=tick
+            data,
+            model=model,
+            split=split,
+            dtype=dtype,
+            query_dtype=query_dtype,
+            dims=dims,
+            sections=sections,
+            contextual=together,
+            progress=tick,
         )
     if as_json:
         console.emit_json(report.to_dict())

@@ -37,7 +37,9 @@ def write_own(folder: Path, documents: int = 40, seed: str = "bat") -> Path:
         parts = [f"# The {seed}{i} handbook\n"]
         for part in ("Feeding habits", "Winter sleep", "Hunting grounds"):
             own = " ".join(f"{seed}{i}{part[0].lower()}{j}" for j in range(30))
-            parts.append(f"## {part}\n\nThe {seed}{i} has {part.lower()} that nobody has written down before. {own}.\n")
+            parts.append(
+                f"## {part}\n\nThe {seed}{i} has {part.lower()} that nobody has written down before. Words: {own}.\n"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{seed}-{i}.md").write_text("\n".join(parts), encoding="utf-8")
     return folder
@@ -207,6 +209,10 @@ def test_what_gives_nothing_is_counted_with_its_reason(tmp_path: Path) -> None:
     links = "\n".join(f"* [page {i}](page-{i}.md)" for i in range(6))
     (bats / "bat-7.md").write_text(f"{(bats / 'bat-7.md').read_text(encoding='utf-8')}\n\n{links}\n", encoding="utf-8")
     folder = read_own_folder([bats])
+    assert [s.reason for s in folder.left_out if s.path.name in ("copy.md", "bat-1.md")] in (
+        ["the same text as bat-1.md"],
+        ["the same text as copy.md"],
+    )
     reasons = {s.path.name: s.reason for s in folder.left_out}
     assert reasons["empty.txt"] == "no text in it" and reasons["binary.txt"] == "binary file"
     assert reasons["licence.md"] == "nothing but boilerplate"
@@ -215,8 +221,6 @@ def test_what_gives_nothing_is_counted_with_its_reason(tmp_path: Path) -> None:
     text = "".join(d.source.text for d in folder.documents)
     assert "warranty" not in text and "page-3.md" not in text
     assert folder.boilerplate == 7
-    copies = read_own_folder([bats, write_own(tmp_path / "more", documents=1)])
-    assert any(s.reason.startswith("the same text as") for s in copies.left_out) is False
     (bats / "bat-20-copy.md").write_text((bats / "bat-20.md").read_text(encoding="utf-8") + "\n\n", encoding="utf-8")
     assert "the same text as bat-20" in " ".join(s.reason for s in read_own_folder([bats]).left_out)
 
@@ -225,7 +229,7 @@ def test_questions_that_several_documents_ask_are_dropped(tmp_path: Path) -> Non
     bats = write_own(tmp_path / "bats")
     for name in "ab":
         own = " ".join(f"{name}{i}" for i in range(30))
-        (bats / f"{name}.txt").write_text(f"Nobody knows where the bats go. {own}", encoding="utf-8")
+        (bats / f"{name}.txt").write_text(f"Nobody knows where the bats go. Words: {own}", encoding="utf-8")
     folder = read_own_folder([bats])
     assert folder.ambiguous == 2
     assert {s.path.name: s.reason for s in folder.silent} == dict.fromkeys(

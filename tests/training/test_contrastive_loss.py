@@ -228,7 +228,7 @@ def test_kl_of_similarities(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_cosine_of_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the full width alone, once: a teacher's first values are a space of its own only if it was trained so."""
-    teacher, encoder = taught(monkeypatch)
+    teacher, _ = taught(monkeypatch)
     batch = batch_of(SHARED, stage_of("pair"))
     stage = stage_of("pair", teacher="some/teacher", distill="cosine", distill_weight=0.7, binary_weight=0.2)
     means, vectors = tanh_int8(means_of(batch)), teacher.vectors(batch)

@@ -26,9 +26,11 @@ _SHARE, _MOST_SHARE = 0.1, 0.25  # of the documents that ask, those in each of d
 _ENOUGH = 50  # questions of each of them
 _REPEATED_IN = 4  # documents that a paragraph stands in to be boilerplate
 _LEAST_PARAGRAPH, _LEAST_TEXT = 8, 20  # words
+_FEW_NUMBERS = 3
 _SNIFFED = 8192
 
 PARAGRAPH = re.compile(r"(?:[^\n]*\S[^\n]*(?:\n|$))+")
+_NUMBER = re.compile(r"\d+")
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)---[ \t]*(?:\n|$)", re.DOTALL)
 _TITLE = re.compile(r"^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.MULTILINE)
 _NOTES = re.compile(r"<!--.*?-->\n?", re.DOTALL)
@@ -127,7 +129,7 @@ def _read(paths: Sequence[str | Path]) -> tuple[list[OwnDocument], list[Skipped]
             left_out.append(Skipped(entry.path, str(error)))
             continue
         source = replace(source, text=source.text) if "\r" not in source.text else _newlines(source)
-        digest = hashlib.sha256(" ".join(source.text.split()).encode("utf-8", "surrogatepass")).hexdigest()
+        digest = _digest(source.text)
         root = next(r for r in roots if entry.path.is_relative_to(r))
         inside = entry.path.relative_to(root if root.is_dir() else root.parent)
         name = (Path(root.name) / inside if len(roots) > 1 and root.is_dir() else inside).as_posix()
@@ -136,6 +138,10 @@ def _read(paths: Sequence[str | Path]) -> tuple[list[OwnDocument], list[Skipped]
         else:
             found[digest] = OwnDocument(" ".join(name.split()), "", source, digest)
     return [found[digest] for digest in sorted(found)], left_out
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(" ".join(text.split()).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _source(path: Path) -> SourceText:
@@ -160,19 +166,23 @@ def _newlines(source: SourceText) -> SourceText:
 
 
 def _cleaned(documents: Sequence[OwnDocument]) -> tuple[list[OwnDocument], int, list[Skipped]]:
-    """Documents without boilerplate, each with its title; how many paragraphs went; documents that are empty now."""
+    """Documents without boilerplate, each with its title; how many paragraphs went; documents that give none now."""
     times: Counter[int] = Counter()
     for document in documents:
         times.update({k for found in PARAGRAPH.finditer(document.source.text) if (k := _paragraph_key(found[0]))})
     repeated = {k for k, count in times.items() if count >= _REPEATED_IN}
     kept: list[OwnDocument] = []
     empty: list[Skipped] = []
+    seen: dict[str, str] = {}
     removed = 0
     for document in documents:
         source, title, gone = _clean(document.source, repeated)
         removed += gone
         if not source.text.strip():
             empty.append(Skipped(Path(document.id), "nothing but boilerplate"))
+            continue
+        if (first := seen.setdefault(_digest(source.text), document.id)) != document.id:
+            empty.append(Skipped(Path(document.id), f"the same text as {first}"))
             continue
         kept.append(replace(document, source=source, title=title or title_of(source, name_of(document.id))))
     return kept, removed, empty
@@ -200,10 +210,12 @@ def _clean(source: SourceText, repeated: set[int]) -> tuple[SourceText, str, int
 
 
 def _paragraph_key(paragraph: str) -> int:
-    """The same for paragraphs that differ in case, spacing and numbers only; 0 for short ones."""
+    """The same for paragraphs that differ in case, spacing and a few numbers (years, versions); 0 for short ones."""
     if size(paragraph) < _LEAST_PARAGRAPH:
         return 0
-    folded = re.sub(r"\d+", "0", " ".join(paragraph.casefold().split()))
+    folded = " ".join(paragraph.casefold().split())
+    if len(_NUMBER.findall(folded)) <= _FEW_NUMBERS:
+        folded = _NUMBER.sub("0", folded)
     return zlib.crc32(folded.encode("utf-8", "surrogatepass")) << 32 | zlib.adler32(
         folded.encode("utf-8", "surrogatepass")
     )

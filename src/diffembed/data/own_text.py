@@ -48,8 +48,10 @@ _MARKUP: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\{#[\w-]+\}|[¶\ufffc]"), " "),
 )
 _HEADING_MARKS = re.compile(r"^#{1,6}\s+|\s+#+$|[\s:]+$")
+_HEADING_NUMBER = re.compile(r"^(?:\d+(?:\.\d+)+\.?|\d+\.)\s+(?=\S)")
 _PROSE = re.compile(r"[^\W_]|[\"'“‘«„(\[`*_:]")  # how a sentence begins; lists, tables and directives do not
 _NOT_PROSE = re.compile(r"(?:\.\. |[-*+•|>] |\d{1,3}[.)] |```|~~~|:[\w -]+: |\$ )")
+_INDENTED = re.compile(r"[ \t]{2}|\t|[-*+•|>] |\d{1,3}[.)] ")
 _ASKS = re.compile(
     r"(?:how|what|why|when|where|which|who|whose|can|could|do|does|did|is|are|should|will|would|may|must)\b.*\s",
     re.IGNORECASE,
@@ -178,11 +180,11 @@ def plain(text: str) -> str:
 def heading_words(heading: str) -> str:
     """The words of a heading.
 
-    >>> heading_words("## `fs.open(path[, flags])` ##"), heading_words("Scope\\n====="), heading_words("C++")
+    >>> heading_words("## `fs.open(path[, flags])` ##"), heading_words("Scope\\n====="), heading_words("2.1. C++")
     ('fs.open(path[, flags])', 'Scope', 'C++')
     """
     lines = [line.strip() for line in heading.splitlines() if _WORD.search(line)]
-    return plain(" ".join(_HEADING_MARKS.sub("", line) for line in lines))
+    return _HEADING_NUMBER.sub("", plain(" ".join(_HEADING_MARKS.sub("", line) for line in lines)))
 
 
 def _of_sections(source: SourceText, name: str) -> Iterator[Asked]:
@@ -260,14 +262,13 @@ def _questions(source: SourceText, start: int, end: int) -> Iterator[Asked]:
 
 
 def _sentences(text: str, start: int, end: int) -> list[Span]:
-    """The sentences of a stretch that are not in fenced or indented code."""
+    """The sentences of a stretch that are not in code or lists, which are fenced, indented or marked."""
     fences = [(start + m.start(), start + m.end()) for m in _FENCED.finditer(text[start:end])]
     found = []
     for first, last in sentences(text[start:end], "prose"):
         words = (start + first, start + last)
-        line = text[text.rfind("\n", 0, words[0]) + 1 : words[0]]
-        indented = not line.strip() and len(line) > 1
-        if not indented and not any(a < words[1] and words[0] < b for a, b in fences):
+        line = text[text.rfind("\n", 0, words[0]) + 1 : words[1]]
+        if not _INDENTED.match(line) and not any(a < words[1] and words[0] < b for a, b in fences):
             found.append(words)
     return found
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffembed.data.beir import RetrievalTask, Split, SplitBy, load_beir
+from diffembed.data.sections import load_sections
 from diffembed.errors import InputError
 from diffembed.evaluation.baselines import Bm25, SentenceTransformersEncoder
 from diffembed.evaluation.metrics import score_run
@@ -130,6 +131,7 @@ def evaluate_retrieval(
     dtype: VectorDtype | None = None,
     query_dtype: VectorDtype | None = None,
     dims: int | None = None,
+    sections: bool = False,
     contextual: bool | None = None,
     progress: Progress = None,
 ) -> RetrievalReport:
@@ -143,17 +145,18 @@ def evaluate_retrieval(
         dtype: ``int8`` unless given; ``float32`` for ``st:``, which has no other.
         query_dtype: of the queries, where it is not that of the documents (int8 or float32 against binary).
         dims: a trained width; the full one unless given.
+        sections: cut the documents at their headings and ask for sections (see ``diffembed.data.sections``).
         contextual: whether the chunks of a document are read together; as the model was trained unless given.
         progress: called with (documents encoded, documents).
 
     Raises ``InputError`` for unusable data or an untrained width, ``ModelError`` for an unusable model,
     ``MissingExtraError`` where bm25s, sentence-transformers or pytrec-eval-terrier is missing.
     """
+    if model == "bm25" and any(given is not None for given in (dtype, query_dtype, dims, contextual)):
+        raise InputError("bm25 has no vectors; leave dtype, query_dtype, dims and contextual out")
+    task = load_sections(data, split) if sections else load_beir(data, split, split_by=split_by)
     if model == "bm25":
-        if dtype is not None or query_dtype is not None or dims is not None:
-            raise InputError("bm25 has no vectors; leave dtype, query_dtype and dims out")
-        return evaluate_bm25(load_beir(data, split), split=split, progress=progress)
-    task = load_beir(data, split, split_by=split_by)
+        return evaluate_bm25(task, split=split, progress=progress)
     return evaluate_encoder(
         task,
         load_encoder(model),

@@ -144,6 +144,8 @@ def marked_up_blocks(text: str, *, fences: bool) -> list[_Unit]:
     for number, (begin, end) in enumerate(lines):
         line = text[begin:end].rstrip()
         opening = _FENCE.match(line) if fences else None
+        if fence is None and opening is not None and _is_rest_title(text[start:begin], line):
+            opening = None
         if fence is not None:
             if opening is not None and line.lstrip().startswith(fence) and line.strip(" `~") == "":
                 fence = None
@@ -172,6 +174,12 @@ def marked_up_blocks(text: str, *, fences: bool) -> list[_Unit]:
 
 def _is_underlined(line: str, following: str) -> bool:
     return bool(_UNDERLINE.match(following)) and not line[0].isspace() and len(following) >= min(len(line), 4)
+
+
+def _is_rest_title(above: str, line: str) -> bool:
+    """Whether a line of tildes underlines the title above it, as reST has it, and opens no fence."""
+    titled = len(above.splitlines()) == 1 and len(line) >= max(4, len(above.rstrip()))
+    return titled and line.strip("~") == "" and _underlines(above, line)
 
 
 def _underlines(above: str, line: str) -> bool:

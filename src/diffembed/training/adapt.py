@@ -87,6 +87,11 @@ class AdaptReport:
     general: dict[str, dict[str, Scores]]
     seconds: float
 
+    def figures(self, name: str) -> list[float]:
+        """nDCG@10 before and after, then recall@10, of a general set or (another name) the held-out documents."""
+        scores = self.general.get(name, self.held_out)
+        return [scores[when][metric] for metric in METRICS for when in ("before", "after")]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
@@ -132,7 +137,7 @@ def adapt(
     if config.prefix_ids or config.suffix_ids:
         raise ModelError(f"{model} was made elsewhere and exported; adapt begins from a model that diffembed trained")
     data = general_data(general)
-    judged = {path.name: path for path in map(Path.resolve, map(Path, general_eval or data.folders))}
+    judged = _named(general_data(general_eval).folders or data.folders)
     target, work = _places(paths, source, Path(into), work)
     encoder = Encoder.load(source)
     own = read_own_folder(paths)
@@ -197,6 +202,12 @@ class _AsMade:
     diffusion: dict[str, Any]
     shares: Sequence[Share]
     share: float
+
+
+def _named(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders by a name that is no other's."""
+    times = Counter([HELD_OUT, DEV, *(folder.name for folder in folders)])
+    return {folder.name if times[folder.name] == 1 else str(folder): folder for folder in folders}
 
 
 def _places(paths: Sequence[str | Path], source: Path, into: Path, work: str | Path | None) -> tuple[Path, Path]:

@@ -25,8 +25,8 @@ def adapt_card(report: Mapping[str, Any], name: str, model: str) -> str:
         "",
         f"`{model}` adapted to a folder of {sum(report['documents'].values()):,} documents by `diffembed adapt`, "
         f"without labels: {report['steps']} steps over {sum(report['pairs'].values()):,} pairs that the documents "
-        f"make of themselves ({pairs}). Then {report['share']:g} of the result and {1 - report['share']:g} of the model as it "
-        "was were merged (slerp).",
+        f"make of themselves ({pairs}). Then {report['share']:g} of the result and {1 - report['share']:g} of the "
+        "model as it was were merged (slerp).",
         "",
         "| | nDCG@10 before | after | recall@10 before | after |",
         "| --- | ---: | ---: | ---: | ---: |",

@@ -11,6 +11,7 @@ from diffembed.training.configs import (
     CONTRASTIVE,
     PRETRAINING,
     Converted,
+    MineConfig,
     ModelShape,
     SourceConfig,
     StageConfig,
@@ -126,20 +127,10 @@ def _check_merge(recipe: Recipe, stage: StageConfig, path: str) -> None:
 def _check_training(recipe: Recipe, stage: StageConfig, path: str) -> None:
     where = f"{path}: stage '{stage.name}'"
     check_ranges(stage, STAGE, where)
-    if stage.mine:
-        if not recipe.parents_of(stage):
-            raise RecipeError(f"{where} mines with its parent, and has none; put a pair stage before it")
-        check_ranges(stage.mine, MINE, f"{where}, [stage.mine]")
-        if stage.mine.last < stage.mine.first:
-            raise RecipeError(f"{where} mines ranks {stage.mine.first} to {stage.mine.last}; last must not be smaller")
-        if all(source.kind != "pairs" for source in stage.source):
-            raise RecipeError(f'{where} mines negatives for sources of kind "pairs", and has none; remove [stage.mine]')
-        if by := [source.name for source in stage.source if source.kind == "pairs" and source.split_by != "query"]:
-            raise RecipeError(
-                f"{where} mines source '{by[0]}' by the side of its queries; split_by = \"doc_id\" is not for mining"
-            )
     for source in stage.source:
         _check_source(stage, source, path)
+    if stage.mine:
+        _check_mining(recipe, stage, stage.mine, where)
     _check_objective(recipe, stage, path)
     if not stage.source:
         raise RecipeError(f"{where} has no source; give it a [[stage.source]]")
@@ -147,6 +138,20 @@ def _check_training(recipe: Recipe, stage: StageConfig, path: str) -> None:
         check_fit(stage, recipe.model.hidden_size, recipe.model.max_tokens)
     if (stage.lora_targets or stage.lora_alpha or stage.lora_dropout) and not stage.lora_rank:
         raise RecipeError(f"{where} has lora_targets, lora_alpha or lora_dropout but no lora_rank; set it")
+
+
+def _check_mining(recipe: Recipe, stage: StageConfig, mine: MineConfig, where: str) -> None:
+    if not recipe.parents_of(stage):
+        raise RecipeError(f"{where} mines with its parent, and has none; put a pair stage before it")
+    check_ranges(mine, MINE, f"{where}, [stage.mine]")
+    if mine.last < mine.first:
+        raise RecipeError(f"{where} mines ranks {mine.first} to {mine.last}; last must not be smaller")
+    if all(source.kind != "pairs" for source in stage.source):
+        raise RecipeError(f'{where} mines negatives for sources of kind "pairs", and has none; remove [stage.mine]')
+    if by := [source.name for source in stage.source if source.kind == "pairs" and source.split_by != "query"]:
+        raise RecipeError(
+            f"{where} mines source '{by[0]}' by the side of its queries; split_by = \"doc_id\" is not for mining"
+        )
 
 
 def _check_source(stage: StageConfig, source: SourceConfig, path: str) -> None:

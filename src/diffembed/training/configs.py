@@ -220,7 +220,7 @@ class StageConfig:
     lora_alpha: float = 0.0
     lora_targets: tuple[str, ...] = ()
     lora_dropout: float = 0.0
-    memory_tokens: int = 65_536
+    memory_tokens: int = 16_384
     query_negatives: bool | None = None
     similarity: Literal["cosine", "dot"] = "cosine"
     quantize: Quantizer = "tanh-int8"

@@ -84,7 +84,8 @@ class Recipe:
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
     def _chain(self, stage: StageConfig) -> list[Any]:
-        own = _chosen(replace(stage, shift=None) if stage.shift else stage)
+        same = replace(stage, memory_tokens=StageConfig("", "pair").memory_tokens)  # which decides memory alone
+        own = _chosen(replace(same, shift=None) if stage.shift else same)
         if stage.kind != "merge":
             parent = self.parent_of(stage)
             return [own, *(self._chain(parent) if parent else [])]

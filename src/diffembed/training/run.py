@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from diffembed.errors import RecipeError
+from diffembed.models.attention import PACKED
 from diffembed.models.backbone import set_causal
-from diffembed.models.checkpoint import read_model_config
+from diffembed.models.checkpoint import load_backbone, read_model_config
 from diffembed.models.embedder import Embedder
 from diffembed.models.lexical import lexical_start
 from diffembed.models.pretrained import load_pretrained
@@ -243,6 +244,9 @@ class _Run:
         parent = self.recipe.parent_of(stage)
         if parent is None:
             embedder = first_model(self.recipe, self.folder, self.base)
+        elif stage.kind in CONTRASTIVE:
+            self._need_parents(stage)
+            embedder = Embedder(load_backbone(self.output / parent.name / "model", attn_implementation=PACKED))
         else:
             self._need_parents(stage)
             loaded = load_pretrained(self.output / parent.name / "model")
