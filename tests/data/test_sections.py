@@ -99,7 +99,7 @@ def test_the_side_of_a_document_is_that_of_its_queries(tmp_path: Path) -> None:
             for name, row in section_rows(folder, side=side).items()
         }
         for side in ("all", "train", "dev")
-    }  # type: ignore[var-annotated]
+    }
     both = sorted([f"What is {TRAIN[0]}?", f"What is {TRAIN[1]}?"])
     assert topics["train"] == {"d0": [f"What is {TRAIN[0]}?"], "d2": both}
     assert topics["dev"] == {"d1": [f"What is {DEV}?"]}
@@ -115,7 +115,7 @@ def test_the_side_of_a_document_is_that_of_its_queries(tmp_path: Path) -> None:
 def test_sides_share_no_document_and_no_query(judged: set[tuple[int, int]]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = write_papers(Path(name), sorted(judged))
-        rows = {side: section_rows(folder, side=side) for side in ("train", "dev", "all")}  # type: ignore[arg-type]
+        rows = {side: section_rows(folder, side=side) for side in ("train", "dev", "all")}
     topics = {
         side: {query.split(": ")[1] for row in found.values() for query, _ in asked(row)}
         for side, found in rows.items()

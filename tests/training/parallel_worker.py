@@ -18,6 +18,7 @@ from typing import Any, get_args
 import torch
 from torch.distributed.fsdp import FSDPModule
 
+from diffembed.data.mining import mine_negatives
 from diffembed.errors import StoppedError
 from diffembed.training import mined
 from diffembed.training.configs import StageKind
@@ -61,7 +62,7 @@ COUNTS = (3, 5)  # rows of each process
 def gathered(rank: int) -> dict[str, Any]:
     """Rows of another number on each process, and their gradients of a loss that each process takes a share of."""
     rows = torch.arange(sum(COUNTS) * 2, dtype=torch.float32).reshape(-1, 2)
-    own = torch.split(rows, COUNTS)[rank].clone().requires_grad_()
+    own = torch.split(rows, list(COUNTS))[rank].clone().requires_grad_()
     every = gather_rows(own, COUNTS, rank)
     (every.square() * (rank + 1)).sum().backward()  # type: ignore[no-untyped-call]
     assert own.grad is not None
@@ -70,13 +71,12 @@ def gathered(rank: int) -> dict[str, Any]:
 
 def note_mining(notes: list[str]) -> None:
     """Have every call of mining noted."""
-    mine = mined.mine_negatives
 
     def noting(data: Path, into: Path, **options: Any) -> Any:
         notes.append(str(into))
-        return mine(data, into, **options)
+        return mine_negatives(data, into, **options)
 
-    mined.mine_negatives = noting  # type: ignore[assignment]
+    setattr(mined, "mine_negatives", noting)  # noqa: B010 (mypy allows no assignment to a function)
 
 
 if __name__ == "__main__":

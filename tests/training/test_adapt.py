@@ -40,7 +40,8 @@ def adapted(start: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     write_beir(folder / "set")
     lines: list[str] = []
     report = adapt(
-        [write_own(folder / "bats", documents=24)], start, folder / "mine", settings=replace(TINY, diffusion=True, most_loss=1.0),
+        [write_own(folder / "bats", documents=24)], start, folder / "mine",
+        settings=replace(TINY, diffusion=True, most_loss=1.0),
         general=[folder / "set"], report=lines.append,
     )  # fmt: skip
     return folder, report, lines

@@ -100,7 +100,7 @@ def test_equality_reaches_through_a_third() -> None:
 
 
 def test_triplets_share_documents_and_negatives() -> None:
-    rows = [
+    rows: list[Example] = [
         Triplet("dog", "the dog", ("a cat", "a fox", "a cat")),
         Triplet("cat", "a cat", ("the dog",)),  # each other's negatives
         Triplet("fox", "a fox", ()),

@@ -18,6 +18,7 @@ from tests.data.corpora import write_beir, write_examples, write_folder, write_r
 from tests.training.contrastive_rows import END, TOKENIZER, grouped, pairs, stage_of, triplets, words
 
 from diffembed.data.beir import split_of
+from diffembed.data.example_sources import Drawn
 from diffembed.data.examples import Grouped, Pair, Question, Triplet
 from diffembed.errors import InputError
 from diffembed.training.configs import SourceConfig, StageConfig
@@ -28,13 +29,13 @@ from diffembed.training.contrastive_data import ContrastiveData
 
 def write_chunks(folder: Path, documents: int = 12) -> Path:
     """A set of chunks: document i is ``i-0 i-1 i-2``, and each chunk has a question."""
-    corpus = [
+    corpus: list[dict[str, Any]] = [
         {"_id": f"{i}-{k}", "doc_id": f"doc{i}", "chunk_idx": k, "text": words(10 * i + k, 4)}
         for i in range(documents)
         for k in range(3)
     ]
     queries = {f"q{row['_id']}": f"which is {row['text'][:4]}" for row in corpus}
-    return write_folder(folder, corpus, queries, [(f"q{row['_id']}", str(row["_id"])) for row in corpus])
+    return write_folder(folder, corpus, queries, [(f"q{row['_id']}", row["_id"]) for row in corpus])
 
 
 def write_sections(folder: Path, documents: int = 12) -> Path:
@@ -165,8 +166,8 @@ def test_spans_are_cut_out_of_their_windows(root: Path) -> None:
             assert kept or any(window in text for window in back)
             removed[not kept] += 1
     assert 0.35 < removed[True] / removed.total() < 0.6
-    kept = opened(stage_of("pair", steps=60, source=(dataclasses.replace(SPANS, remove_span=0.0),)), root).batch(3)
-    assert all(read_of(q) in read_of(d) for q, d in zip(kept.sequences[:8], kept.documents, strict=True))
+    whole = opened(stage_of("pair", steps=60, source=(dataclasses.replace(SPANS, remove_span=0.0),)), root).batch(3)
+    assert all(read_of(q) in read_of(d) for q, d in zip(whole.sequences[:8], whole.documents, strict=True))
 
 
 def test_groups_are_whole_documents(root: Path) -> None:
@@ -296,6 +297,6 @@ def test_token_counts_of_a_lexical_start(root: Path) -> None:
     text = opened(stage_of("pair", source=(ROWS,)), root)
     wanted: Counter[int] = Counter()
     for drawn in text.sources[0].draws(0, 23):
-        assert isinstance(drawn.example, Pair)
+        assert isinstance(drawn, Drawn) and isinstance(drawn.example, Pair)
         wanted.update(TOKENIZER.encode(drawn.example.document, add_special_tokens=False).ids)
     assert {i: n for i, n in enumerate(text.token_counts().in_all.tolist()) if n} == dict(wanted)

@@ -358,3 +358,8 @@ def test_what_is_mined_decides_too(tmp_path: Path) -> None:
     before = prints(read(tmp_path, WHOLE))
     after = prints(changed(tmp_path, TRIPLET, "last = 21", old="last = 20\n"))
     assert {name for name in before if before[name] != after[name]} == {"triplet", "merged"}
+
+
+def test_what_memory_holds_decides_no_weight(tmp_path: Path) -> None:
+    before = read(tmp_path, WHOLE)
+    assert prints(changed(tmp_path, CONTEXTUAL, "memory_tokens = 9999", old="memory_tokens = 0\n")) == prints(before)

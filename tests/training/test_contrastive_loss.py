@@ -256,13 +256,11 @@ def test_relevance_of_chunks(contextual: bool, monkeypatch: pytest.MonkeyPatch) 
     teacher, encoder = taught(monkeypatch, contextual=contextual)
     stage = stage_of("contextual", gold=False, teacher="some/teacher", distill="chunks", teacher_temperature=0.3)
     batch = batch_of(ROWS, stage)
-    texts = [
-        [TOKENIZER.decode(list(s.token_ids[a:b])) for a, b in s.spans]  # type: ignore[arg-type]
-        for s in batch.documents
-    ]
+    texts = [[TOKENIZER.decode(list(s.token_ids[a:b])) for a, b in s.spans] for s in batch.documents]
 
     def unit(text: str) -> np.ndarray:
-        return encoder.vector(text) / np.linalg.norm(encoder.vector(text))
+        vector: np.ndarray = encoder.vector(text) / np.linalg.norm(encoder.vector(text))
+        return vector
 
     scores = []
     for number, document in enumerate(batch.positives.tolist()):

@@ -137,10 +137,12 @@ def test_a_contrastive_step_is_the_same_whatever_fits_into_memory(kind: str, cor
 def test_beta_goes_from_its_first_to_its_last_value(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
     found = Opened(corpus, "contextual", steps=5, beta=(0.1, 0.9))
-    monkeypatch.setattr(
-        "diffembed.training.contrastive.contextual_loss",
-        lambda q, c, d, **given: (seen.append(given["beta"]), q.sum() * 0.0)[1],
-    )
+
+    def noted(queries: Tensor, *_: Tensor, beta: float, **__: Any) -> Tensor:
+        seen.append(beta)
+        return queries.sum() * 0.0
+
+    monkeypatch.setattr("diffembed.training.contrastive.contextual_loss", noted)
     for number in range(5):
         found.step(number)
     assert seen[::2] == pytest.approx([0.1, 0.1 + 0.8 * (1 - 2**-0.5) / 2, 0.5, 0.9 - 0.8 * (1 - 2**-0.5) / 2, 0.9])

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffembed.data.jsonl import COMPRESSED
 from diffembed.data.own_work import GROUPS, ROWS, TEXT
@@ -132,7 +133,7 @@ def recipe_text(
         _table("[model]", {"checkpoint": str(checkpoint), "max_tokens": config.max_tokens}),
     ]
     text = [TEXT]
-    shared = {"warmup": 10, "decay_share": 0.5, "lr": settings.lr, "layer_lr": settings.layer_lr}
+    shared: dict[str, Any] = {"warmup": 10, "decay_share": 0.5, "lr": settings.lr, "layer_lr": settings.layer_lr}
     if diffusion_steps:
         stage = {"name": DIFFUSION, "kind": "diffusion", "steps": diffusion_steps, "batch": 8192, "windows": "random"}
         tables += [
