@@ -129,6 +129,8 @@ def test_keys_of_contrastive_stages(line: str, tmp_path: Path) -> None:
             'similarity = "dot"',
             'has similarity = "dot" and margin 0.1, which is in cosine units; set margin = inf',
         ),
+        (PAIRS, 'distill = "cosine"', "stage 'pairs' has distill but no teacher; name a model, or leave it out"),
+        (PAIRS, "distill_weight = 2.0", "stage 'pairs' has distill_weight but no teacher"),
         (PAIRS, 'teacher = "x"\ndistill = "chunks"', 'is pair; distill = "chunks" judges the chunks of a document'),
         (CONTEXTUAL, "query_negatives = false", "is contextual: with gold chunks other queries are negatives too"),
         (FREE, "query_negatives = true", "leave query_negatives out"),

@@ -225,6 +225,11 @@ def _check_objective(recipe: Recipe, stage: StageConfig, path: str) -> None:
         raise RecipeError(
             f'{where} is {stage.kind}; distill = "chunks" judges the chunks of a document: contextual only'
         )
+    usual = {f.name: f.default for f in fields(StageConfig)}
+    if stage.kind in CONTRASTIVE and not stage.teacher:
+        names = ("distill",) if stage.kind == "contextual" else ("distill", "distill_weight", "teacher_temperature")
+        if given := [name for name in names if getattr(stage, name) != usual[name]]:
+            raise RecipeError(f"{where} has {given[0]} but no teacher; name a model, or leave it out")
     if not stage.alignment_weight:
         return
     parent = recipe.parent_of(stage)

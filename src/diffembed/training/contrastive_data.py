@@ -96,9 +96,9 @@ class ContrastiveData:
     ) -> ContrastiveBatch:
         drawn = list(source.draws(start, count))
         limit = min(config.document_tokens, self.max_tokens)
-        windows, cut = self._tokenize([window(t.text, limit * 6, rng) for t in drawn], limit)
+        windows, _ = self._tokenize([window(t.text, limit * 6, rng) for t in drawn], limit)
         queries, documents = _cut_spans(windows, config, rng)
-        return from_tokens(queries, documents, config, origins=[t.origin for t in drawn], cut=cut)
+        return from_tokens(queries, documents, config, origins=[t.origin for t in drawn], cut=0)
 
     def _tokenize(self, texts: list[str], limit: int) -> tuple[list[list[int]], int]:
         return tokenized(self.tokenizer, texts, limit)

@@ -25,6 +25,8 @@ def with_mined_negatives(
 ) -> StageConfig:
     """The stage with rows in place of its pairs: the same queries and documents, with negatives.
 
+    Pairs that get none are left out; the report says how many.
+
     Args:
         model: the parent's directory, which mines.
         folder: the stage's; ``negatives/`` in it keeps a file for each BEIR folder, which a resumed run finds again.
