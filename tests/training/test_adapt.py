@@ -91,7 +91,7 @@ def test_a_contextual_model_learns_from_whole_documents(tmp_path: Path, monkeypa
     tokenizer = make_tokenizer()
     late = tmp_path / "late"
     save_model(late, make_backbone(tokenizer.get_vocab_size()), tokenizer, make_config(contextual=True))
-    own = write_own(tmp_path / "bats", documents=24)
+    own = write_own(tmp_path / "bats", documents=60)
     report = adapt(
         [own], late, tmp_path / "mine", settings=replace(TINY, diffusion=False, shares=(1.0,), steps=3),
         report=lambda _: None,
