@@ -160,7 +160,7 @@ def usual_of(given: int | None, usual: int) -> int:
 
 def trained(args: argparse.Namespace, size: Size, seed: int, arm: str, stages: Mapping[str, int]) -> Curve:
     """Run an arm's recipe (what is done is skipped) and read its diffusion stage's curve."""
-    from diffembed.training.recipe import PRETRAINING
+    from diffembed.training.configs import PRETRAINING
     from diffembed.training.run import run_recipe
 
     folder = args.work / f"seed{seed}"
@@ -200,15 +200,15 @@ def check_alike(folder: Path, steps: int) -> None:
     What a step masks is drawn from the seed of the stage's data and the number of the step.
     """
     from diffembed.models.checkpoint import load_tokenizer
-    from diffembed.training.batches import StageData
+    from diffembed.training.batches import TextData
     from diffembed.training.recipe import read_recipe
 
     seen = []
     for arm in ("converted", "scratch"):
         recipe = read_recipe(folder / f"{arm}.toml")
         stage = next(s for s in recipe.stage if s.name == STAGE)
-        data = StageData(stage, load_tokenizer(folder / arm), Path(recipe.run.data_root), recipe.run.seed)
-        ids = [batch.token_ids.tolist() for step in (0, steps - 1) for batch in data.text_batches(step)]
+        data = TextData(stage, load_tokenizer(folder / arm), Path(recipe.run.data_root), recipe.run.seed)
+        ids = [batch.token_ids.tolist() for step in (0, steps - 1) for batch in data.batches(step)]
         seen.append((data.seed, data.fingerprint, ids, (folder / arm / "tokenizer.json").read_bytes()))
     if seen[0] != seen[1]:
         raise SystemExit(f"{folder}: the arms differ in more than their start; remove the folder and run again")

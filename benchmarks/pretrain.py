@@ -49,12 +49,12 @@ from diffembed.models.embedder import Embedder
 from diffembed.objectives.cross_entropy import linear_cross_entropy
 from diffembed.objectives.targets import Targets
 from diffembed.text.batching import pack
-from diffembed.training.batches import StageData, whole
+from diffembed.training.batches import TextData, whole
+from diffembed.training.configs import RunConfig, SourceConfig, StageConfig
 from diffembed.training.lm import eligible_tokens, make_objective, plan_targets
 from diffembed.training.loop import Progress, Step, train
 from diffembed.training.machine import Machine, settle_machine
 from diffembed.training.plans import language_plan
-from diffembed.training.recipe import RunConfig, SourceConfig, StageConfig
 from diffembed.training.throughput import StepCost, step_cost
 
 TEXTS_A_BATCH = 32
@@ -145,7 +145,7 @@ class Bench:
     def ours(self) -> float:
         """Seconds of one run of the loop over all texts; the data pipeline reads and tokenizes them meanwhile."""
         stage, embedder = self.stage(), self.embedder()
-        data = StageData(stage, self.tokenizer, self.folder, 0, eot_token_id=self.config.eot_token_id)
+        data = TextData(stage, self.tokenizer, self.folder, 0, eot_token_id=self.config.eot_token_id)
         start = time.perf_counter()
         plan = language_plan(stage, data, mask_token_id=self.config.mask_token_id, machine=self.machine, cost=self.cost)
         return self._loop(embedder, stage, plan) - start

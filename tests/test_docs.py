@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import typer.main
@@ -66,22 +66,26 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def test_every_recipe_key_is_documented() -> None:
-    from diffembed.training import recipe
+    from diffembed.training import configs
 
-    said = (REPO / "docs" / "formats.md").read_text(encoding="utf-8").partition("## Recipe")[2]
+    said = (REPO / "docs" / "formats.md").read_text(encoding="utf-8").partition("## Recipe")[2].partition("\n## ")[0]
     named = set(re.findall(r"`(\w+)`", said))
     tables = [
-        recipe.RunConfig,
-        recipe.TokenizerConfig,
-        recipe.ModelShape,
-        recipe.Converted,
-        recipe.StageConfig,
-        recipe.SourceConfig,
-        recipe.ScoreConfig,
-        recipe.ExportConfig,
+        configs.RunConfig,
+        configs.TokenizerConfig,
+        configs.ModelShape,
+        configs.Converted,
+        configs.StageConfig,
+        configs.SourceConfig,
+        configs.MineConfig,
+        configs.ScoreConfig,
+        configs.ExportConfig,
     ]
-    keys = {f.name for table in tables for f in fields(table)} - {"source"}
+    keys = {f.name for table in tables for f in fields(table)} - {"source", "mine"}
     assert keys - named == set()
+    kinds = {*get_args(configs.StageKind), *get_args(get_type_hints(configs.SourceConfig)["kind"])}
+    assert kinds - named == set()
+    assert {"[run]", "[[stage]]", "[[stage.source]]", "[stage.mine]"} <= set(re.findall(r"`(\[.*?\]+)`", said))
 
 
 def test_every_key_of_a_model_is_documented() -> None:

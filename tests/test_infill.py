@@ -20,8 +20,8 @@ from diffembed.models.checkpoint import ModelConfig, load_backbone, save_model
 from diffembed.models.embedder import Embedder
 from diffembed.models.pretrained import load_pretrained
 from diffembed.text.batching import TokenizedSequence, pack
+from diffembed.training.configs import StageConfig
 from diffembed.training.lm import eligible_tokens, lm_losses, make_objective, objective_facts, plan_targets
-from diffembed.training.recipe import StageConfig
 
 MASK, EOT = 1, 2
 TEXT = "Diffusion language ____ mask [MASK] and learn"

@@ -1,47 +1,20 @@
 """The command line: one Typer application, and each verb calls one public function.
 
-Here stand the options and their help; ``verbs.py`` does what they say, ``exits.py`` turns failures into a line and an
-exit code. stdout carries data only, stderr carries progress. The verbs are imported when they are called, so that
-``--help`` starts fast.
+Here stand the options and their help (those of the verbs around training in ``cli_training.py``); ``verbs.py`` does
+what they say, ``exits.py`` turns failures into a line and an exit code. stdout carries data only, stderr carries
+progress. The verbs are imported when they are called, so that ``--help`` starts fast.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from diffembed import __version__, console
+from diffembed import __version__, cli_training, console
+from diffembed.cli_options import DimsOption, Dtype, JsonOption, ModelOption, Split
 from diffembed.exits import EXIT_CODES, ExplainingGroup
-
-
-class Dtype(StrEnum):
-    """The forms a vector can be written in."""
-
-    float32 = "float32"
-    int8 = "int8"
-    binary = "binary"
-
-
-class Split(StrEnum):
-    """Which queries of a data set are used; train and dev are told apart by the hash of their ids."""
-
-    all = "all"
-    train = "train"
-    dev = "dev"
-
-
-ModelOption = Annotated[
-    str,
-    typer.Option("--model", "-m", metavar="M", help="'default' (the embedded model), a model directory or a hub id."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-DimsOption = Annotated[
-    int | None,
-    typer.Option("--dims", min=1, metavar="N", help="Width to cut the vectors to; one the model was trained for."),
-]
 
 # Plain help, the same on a terminal and in a pipe, and no rich to import for it.
 app = typer.Typer(
@@ -159,107 +132,7 @@ def encode(
     verbs.encode(source, output, dtype=dtype.value, dims=dims, model=model, truncate=truncate, as_json=as_json)
 
 
-ResumeOption = Annotated[
-    bool,
-    typer.Option("--resume/--no-resume", help="Go on with an unfinished run in the output folder, or start it again."),
-]
-
-
-@app.command(short_help="Run a recipe's pretraining stages.")
-def pretrain(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file (TOML).", show_default=False)],
-    resume: ResumeOption = True,
-    as_json: JsonOption = False,
-) -> None:
-    """Run a recipe's tokenizer, causal and diffusion stages.
-
-    \b
-    Example:
-      diffembed pretrain runs/cpu-tiny.toml
-    """
-    from diffembed import verbs
-
-    verbs.train(recipe, only_pretraining=True, resume=resume, as_json=as_json)
-
-
-@app.command(short_help="Run every stage of a recipe.")
-def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file (TOML).", show_default=False)],
-    resume: ResumeOption = True,
-    as_json: JsonOption = False,
-) -> None:
-    """Run every stage of a recipe, from the tokenizer to the exported model.
-
-    \b
-    Example:
-      diffembed train runs/cpu-tiny.toml
-    """
-    from diffembed import verbs
-
-    verbs.train(recipe, only_pretraining=False, resume=resume, as_json=as_json)
-
-
-@app.command(short_help="Fill in the blanks of a text.")
-def infill(
-    text: Annotated[
-        str,
-        typer.Argument(
-            metavar="TEXT", help="A text with blanks: two underscores or more, or [mask].", show_default=False
-        ),
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="M",
-            help="The model directory of a diffusion stage, or a released diffusion checkpoint (directory or hub id); "
-            "by default the newest below ./out or in the cache folder.",
-            show_default=False,
-        ),
-    ] = None,
-    tokens: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--tokens",
-            "-n",
-            min=1,
-            metavar="N",
-            help="How many tokens a blank is; given several times, one for each blank. [default: 1]",
-            show_default=False,
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option("--steps", min=1, metavar="N", help="Forward passes; one a token by default.", show_default=False),
-    ] = None,
-    temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, metavar="T", help="0: the most probable token; above: draw.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the draws.")] = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Fill in the blanks of a text with a diffusion language model: shows what pretraining has taught it.
-
-    The surest token is written first, then the model reads again. The filled text goes to stdout.
-
-    \b
-    Examples:
-      diffembed infill "The capital of France is ____."
-      diffembed infill "a [mask] is a kind of ____" --model out/cpu-tiny/diffusion/model --tokens 1 --tokens 3
-      diffembed infill "Once upon a ____" --temperature 0.8 --seed 3 --json
-    """
-    from diffembed import verbs
-
-    verbs.infill(
-        text,
-        model=model,
-        tokens=tokens or [1],
-        steps=steps,
-        temperature=temperature,
-        seed=seed,
-        as_json=as_json,
-    )
+cli_training.add_commands(app)
 
 
 @evaluate_app.callback(invoke_without_command=True)
@@ -296,6 +169,13 @@ def evaluate_retrieval(
         Dtype | None, typer.Option("--query-dtype", help="Of the queries alone: int8 or float32 beside --dtype binary.")
     ] = None,
     dims: DimsOption = None,
+    sections: Annotated[
+        bool, typer.Option("--sections", help="Cut the documents at their headings and ask for sections.")
+    ] = False,
+    together: Annotated[
+        bool | None,
+        typer.Option("--together/--alone", help="Read the chunks of a document together or alone, not as trained."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a model on labelled queries: nDCG@10, MRR@10, recall@1/10/100, time and tokens a second.
@@ -306,6 +186,7 @@ def evaluate_retrieval(
       diffembed evaluate retrieval --data my-data --model st:all-MiniLM-L6-v2 --json
       diffembed evaluate retrieval --data my-data --dtype binary --query-dtype int8
       diffembed evaluate retrieval --data my-data --model bm25
+      diffembed evaluate retrieval --data long-documents --sections --together
     """
     from diffembed import verbs
 
@@ -316,6 +197,8 @@ def evaluate_retrieval(
         dtype=dtype.value if dtype else None,
         query_dtype=query_dtype.value if query_dtype else None,
         dims=dims,
+        sections=sections,
+        together=together,
         as_json=as_json,
     )
 

@@ -69,7 +69,7 @@ def encode(
 
 def train(recipe: Path, *, only_pretraining: bool, resume: bool, as_json: bool) -> None:
     """``diffembed pretrain`` and ``diffembed train``."""
-    from diffembed.training.recipe import PRETRAINING
+    from diffembed.training.configs import PRETRAINING
     from diffembed.training.run import run_recipe
 
     with console.training() as (line, step):
@@ -87,6 +87,88 @@ def train(recipe: Path, *, only_pretraining: bool, resume: bool, as_json: bool) 
         rows = [[name, *(found.get(name, "") for found in scores.values())] for name in sets]
         console.emit(console.table(["set", *scores], rows))
     console.remark(f"the model is in {report.model}")
+
+
+def dry_run(recipe: Path, *, only_pretraining: bool, as_json: bool) -> None:
+    """``diffembed pretrain --dry-run`` and ``diffembed train --dry-run``."""
+    from diffembed.training.configs import PRETRAINING
+    from diffembed.training.estimate import estimate_recipe
+
+    found = estimate_recipe(recipe, kinds=PRETRAINING if only_pretraining else None)
+    if as_json:
+        console.emit_json(found.to_dict())
+    else:
+        console.emit(console.printable(found.to_text()))
+
+
+def mine(
+    data: Path,
+    into: Path,
+    *,
+    model: str,
+    index: Path | None,
+    corpus: Path | None,
+    split: Split,
+    settings: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """``diffembed mine``: ``settings`` as in ``MiningSettings``."""
+    from diffembed.data.mining import MiningSettings, mine_negatives
+
+    chosen = MiningSettings(**settings)
+    with console.progress("mining") as tick:
+        report = mine_negatives(
+            data, into, model=model, index=index, corpus=corpus, split=split, settings=chosen, progress=tick
+        )
+    if as_json:
+        console.emit_json(_plain(report))
+        return
+    tally = report.tally
+    console.remark(str(report))
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in tally.dropped.items() if count)
+    console.remark(f"of {tally.candidates:,} candidates dropped: {dropped or 'none'}")
+    if tally.left_out:
+        more = f" and {tally.left_out - _NAMED:,} more" if tally.left_out > _NAMED else ""
+        console.remark(f"left out, no negative passed: {', '.join(tally.left_out_named[:_NAMED])}{more}")
+    if report.outside_split:
+        console.remark(f"{report.outside_split:,} pairs are not in split {split}; --split all takes them too")
+
+
+def adapt(
+    paths: Sequence[Path],
+    model: str,
+    into: Path,
+    *,
+    settings: dict[str, Any],
+    general: Sequence[Path],
+    general_eval: Sequence[Path],
+    work: Path | None,
+    as_json: bool,
+) -> None:
+    """``diffembed adapt``: ``settings`` as in ``AdaptSettings``."""
+    from diffembed.training.adapt import adapt as run
+    from diffembed.training.adapt_recipe import AdaptSettings
+
+    with console.training() as (line, step):
+        report = run(
+            paths,
+            model,
+            into,
+            settings=AdaptSettings(**settings),
+            general=general,
+            general_eval=general_eval,
+            work=work,
+            report=line,
+            watch=step,
+        )
+    if as_json:
+        console.emit_json(_plain(report))
+        return
+    rows = [[name, *report.figures(name)] for name in ("held-out documents", *report.general)]
+    console.emit(console.table(["", "ndcg@10 before", "after", "recall@10 before", "after"], rows))
+    for reason, count in {**report.left_out, **report.silent}.items():
+        console.remark(f"{count:,} files: {reason}")
+    console.remark(f"the model is in {report.model}, its data and recipe in {report.work}")
 
 
 def infill(
@@ -125,6 +207,8 @@ def evaluate_retrieval(
     dtype: VectorDtype | None,
     query_dtype: VectorDtype | None,
     dims: int | None,
+    sections: bool,
+    together: bool | None,
     as_json: bool,
 ) -> None:
     """``diffembed evaluate retrieval``."""
@@ -132,7 +216,15 @@ def evaluate_retrieval(
 
     with console.progress("encoding") as tick:
         report = evaluate(
-            data, model=model, split=split, dtype=dtype, query_dtype=query_dtype, dims=dims, progress=tick
+            data,
+            model=model,
+            split=split,
+            dtype=dtype,
+            query_dtype=query_dtype,
+            dims=dims,
+            sections=sections,
+            contextual=together,
+            progress=tick,
         )
     if as_json:
         console.emit_json(report.to_dict())

@@ -126,6 +126,18 @@ def test_recipe_with_an_unknown_key(tmp_path: Path) -> None:
     run("train", recipe).fails(5, "recipe.toml")
 
 
+def test_mine_with_impossible_settings_or_files(beir: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
+    into = tmp_path / "triplets.jsonl"
+    run("mine", tmp_path / "nowhere", "--into", into).fails(2, "nowhere")
+    run("mine", beir, "--into", tmp_path / "triplets.csv").fails(2, ".jsonl")
+    run("mine", beir, "--into", into, "--first", "9", "--last", "3").fails(2, "first is 9 and last is 3")
+    run("mine", beir, "--into", into, "--relative-margin", "nan").fails(2, "relative_margin")
+    run("mine", beir, "--into", into, "--model", tmp_path / "nowhere").fails(3, "nowhere")
+    run("mine", beir, "--into", into, "--model", tiny_model_dir, "--teacher", tmp_path / "nowhere").fails(3, "nowhere")
+    run("mine", beir, "--into", into, "--index", beir).fails(4, "not an index")
+    assert not into.exists()
+
+
 def test_a_defect_is_one_line_and_a_traceback_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **options: object) -> None:
         raise ZeroDivisionError("by\nzero")

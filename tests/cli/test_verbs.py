@@ -28,6 +28,7 @@ VERBS = [
     "encode",
     "pretrain",
     "train",
+    "mine",
     "infill",
     "evaluate",
     "evaluate retrieval",
@@ -100,6 +101,8 @@ def test_version() -> None:
         (["encode", "x.txt"], "--output"),
         (["encode", "x.txt", "--output", "x.npy", "--dtype", "int4"], "int4"),
         (["index", "x"], "--into"),
+        (["mine", "x"], "--into"),
+        (["mine", "x", "--into", "y.jsonl", "--sampling", "bottom"], "bottom"),
         (["evaluate", "retrieval", "--data", "x", "--split", "test"], "test"),
         (["--colour"], "--colour"),
     ],
@@ -269,3 +272,38 @@ def test_pretrain_then_train_a_recipe_and_search_with_its_model(tmp_path: Path, 
     assert re.search(r"^set +untrained +base +diffusion +pairs-start +pairs$", done.stdout, re.MULTILINE)
     model = run("train", recipe, "--json").json["model"]
     assert run("search", "the cat sleeps", notes, "--model", model, "--json").json["hits"]
+
+
+def test_mine_writes_triplets_and_says_what_it_dropped(beir: Path, tmp_path: Path, tiny_model_dir: Path) -> None:
+    into = tmp_path / "triplets.jsonl"
+    options = ("--model", tiny_model_dir, "--split", "all", "--negatives", "1", "--relative-margin", "0")
+    told = run("mine", beir, "--into", into, *options)
+    assert told.code == 0, told.stderr
+    assert told.stdout == ""
+    assert re.search(r"^wrote .*triplets\.jsonl: 3 triplets with 3 negatives from 3 pairs", told.stderr)
+    assert "of 9 candidates dropped: judged 3" in told.stderr
+    rows = [json.loads(line) for line in into.read_text(encoding="utf-8").splitlines()]
+    assert [(row["id"], len(row["negatives"])) for row in rows] == [(f"beir/q{i}", 1) for i in range(3)]
+    report = run("mine", beir, "--into", into, *options, "--json").json
+    written = json.loads((tmp_path / "triplets.jsonl.report.json").read_text(encoding="utf-8"))
+    assert report == written
+    assert (report["triplets"], report["dropped"], report["settings"]["negatives"]) == (3, {"judged": 3}, 1)
+
+
+def test_mine_names_what_it_leaves_out(tmp_path: Path, tiny_model_dir: Path) -> None:
+    rows = [{"id": f"q{i}", "query": f"the cat number {i}", "document": f"number {i} of the cats"} for i in range(30)]
+    rows += [
+        {"id": "same", "query": "the cat", "document": "the cat"},
+        {"id": "far", "query": "the cat 1", "document": "x"},
+    ]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    told = run("mine", data, "--into", tmp_path / "out.jsonl", "--model", tiny_model_dir, "--margin", "0.2")
+    assert told.code == 0, told.stderr
+    assert re.search(r"^left out, no negative passed: \w+", told.stderr, re.MULTILINE)
+    assert re.search(r"^\d+ pairs are not in split train; --split all takes them too$", told.stderr, re.MULTILINE)
+    index = tmp_path / "index"
+    (tmp_path / "note.txt").write_text("The cat sleeps.\n", encoding="utf-8")
+    assert run("index", tmp_path / "note.txt", "--into", index, "--model", tiny_model_dir).code == 0
+    found = run("mine", data, "--into", tmp_path / "i.jsonl", "--index", index, "--relative-margin", "0", "--json").json
+    assert (found["index"], found["documents"], found["model"]) == (str(index), 1, str(tiny_model_dir))

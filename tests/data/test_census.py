@@ -6,12 +6,15 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.data.corpora import write_rows, write_texts
 
 from diffembed.data import census
-from diffembed.data.census import FileCount, count_files, held_out
-from diffembed.data.rows import Mark
+from diffembed.data.census import FileCount, Noted, Repeats, count_files, held_out
+from diffembed.data.rows import Content, Mark
 from diffembed.errors import InputError
 
 
@@ -43,9 +46,9 @@ def test_counts_are_kept_until_the_file_changes(tmp_path: Path, monkeypatch: pyt
     counted: list[Path] = []
     real = census._counted
 
-    def counting(path: Path) -> FileCount:
+    def counting(path: Path, content: Content) -> FileCount:
         counted.append(path)
-        return real(path)
+        return real(path, content)
 
     monkeypatch.setattr(census, "_counted", counting)
     monkeypatch.setattr(census, "_SLOW_BYTES", 10)
@@ -62,11 +65,55 @@ def test_counts_are_kept_until_the_file_changes(tmp_path: Path, monkeypatch: pyt
     os.utime(path, ns=(1, 1))
     assert count() == [3] and len(counted) == 3
     (kept,) = cache.iterdir()
-    for damaged in ("", "[]", "{}", json.dumps(json.loads(kept.read_text()) | {"cells": "x"})):
+    of_another_format = {"format": 1, "cells": [[0, 0, 0, 9, 9]]}
+    for damage in ({"cells": "x"}, {"bad": [1]}, {"repeated": None}, {"content": "examples"}, of_another_format):
+        kept.write_text(json.dumps(json.loads(kept.read_text()) | damage))
+        assert count() == [3]
+    for damaged in ("", "[]", "{}"):
         kept.write_text(damaged)
         assert count() == [3]
-    assert len(counted) == 7
-    assert count() == [3] and len(counted) == 7
+    assert len(counted) == 11
+    assert count() == [3] and len(counted) == 11
+
+
+def test_a_file_is_counted_as_what_it_is_read_as(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [{"text": "one", "query": "q", "document": "d"}, {"text": "two"}])
+    for _ in range(2):
+        monkeypatch.setattr(census, "_counts", {})
+        for _ in range(2):
+            (texts,) = count_files([path], tmp_path / "cache")
+            (examples,) = count_files([path], tmp_path / "cache", content="examples")
+            assert (texts.content, texts.rows, texts.bad.count, int(texts.cells[:, 3].sum())) == ("texts", 2, 0, 2)
+            assert (examples.content, examples.rows, int(examples.cells[:, 3].sum())) == ("examples", 2, 1)
+            assert examples.bad == Noted(1, (f"{path}, line 2 has no 'query': it is needed in every row; "
+                                             "found keys ['text']",))  # fmt: skip
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-9, 9), max_size=60))
+def test_repeated_rows_are_counted_exactly_while_they_are_few(keys: list[int]) -> None:
+    repeats = Repeats(most=19)
+    for number, key in enumerate(keys):
+        repeats.add(key, number)
+    found = repeats.noted(str)
+    assert found.count == len(keys) - len(set(keys)) and not found.about
+    assert len(found.first) == min(3, found.count)
+    for said in found.first:
+        again, _, first = said.partition(" as ")
+        assert keys.index(keys[int(again)]) == int(first) < int(again)
+
+
+def test_repeated_rows_are_estimated_in_bounded_memory_when_they_are_many() -> None:
+    keys = np.random.default_rng(0).integers(-(2**63), 2**63, 60_000).tolist()
+    repeats = Repeats(most=1000)
+    most = 0
+    for number in range(60_000):  # of three rows one is another copy of the one before
+        repeats.add(keys[number - (number % 3 == 2)], number)
+        most = max(most, len(repeats._first) + len(repeats._again))
+    found = repeats.noted(str)
+    assert most <= 2002 and found.about and found.number == f"about {found.count:,}"
+    assert abs(found.count / 20_000 - 1) < 0.15
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

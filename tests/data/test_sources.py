@@ -1,11 +1,8 @@
-"""Sources: the same batch for the same step, train apart from dev and held-out, every item once an epoch."""
+"""Sources of texts: the same draws from wherever one starts, training texts apart from held-out ones, shares kept."""
 
 from __future__ import annotations
 
-import gzip
-import json
 import tempfile
-import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -16,21 +13,8 @@ from hypothesis import strategies as st
 from tests.data.corpora import SUFFIXES, write_rows, write_texts
 
 from diffembed.data.census import held_out
-from diffembed.data.sources import PairSource, draw, held_out_texts, read_texts, schedule, turns
+from diffembed.data.sources import draw, held_out_texts, read_texts, schedule, turns
 from diffembed.errors import InputError
-
-
-def write_beir(folder: Path, size: int = 60) -> None:
-    folder.mkdir(parents=True)
-    with gzip.open(folder / "corpus.jsonl.gz", "wt", encoding="utf-8") as corpus:
-        for i in range(size):
-            row = {"_id": f"d{i}", "title": f"title {i}", "text": f"document number {i} tells about topic {i % 7}"}
-            corpus.write(json.dumps(row) + "\n")
-    with (folder / "queries.jsonl").open("w", encoding="utf-8") as queries:
-        for i in range(size):
-            queries.write(json.dumps({"_id": f"q{i}", "text": f"what about number {i}"}) + "\n")
-    lines = ["query-id\tcorpus-id\tscore", *(f"q{i}\td{i}\t1" for i in range(size))]
-    (folder / "qrels.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 @given(st.integers(1, 12), st.integers(0, 40), st.integers(0, 30), st.integers(0, 99))
@@ -39,23 +23,6 @@ def test_draws_do_not_depend_on_where_one_starts(size: int, start: int, count: i
     assert (draw(size, start, count, seed) == stream[start:]).all()
     whole_epochs = stream[: len(stream) // size * size].reshape(-1, size)
     assert (np.sort(whole_epochs, axis=1) == np.arange(size)).all()
-
-
-def test_pairs_are_of_the_train_side_only(tmp_path: Path) -> None:
-    write_beir(tmp_path / "set")
-    source = PairSource.read("s", tmp_path, ["set"], seed=0)
-    dev = {f"what about number {i}" for i in range(60) if zlib.crc32(f"q{i}".encode()) % 10 == 0}
-    assert dev and dev.isdisjoint(source.queries)
-    assert len(source) == 60 - len(dev)
-    query, document, _ = source.rows(0, 1)[0]
-    assert document.startswith(f"title {query.split()[-1]}\n")
-
-
-def test_document_numbers_tell_folders_apart(tmp_path: Path) -> None:
-    write_beir(tmp_path / "a")
-    write_beir(tmp_path / "b")
-    both = PairSource.read("s", tmp_path, ["*"], seed=0)
-    assert len(set(both.document_ids)) == len(both)
 
 
 def test_texts_leave_the_held_out_part_alone(tmp_path: Path) -> None:
@@ -136,21 +103,6 @@ def test_rows_that_are_left_out_are_told(tmp_path: Path) -> None:
     write_texts(tmp_path / "whole.jsonl", ["one", "two"])
     read_texts("s", tmp_path, ["whole.jsonl"], 0, report=told.append)
     assert len(told) == 2, "nothing was left out"
-
-
-def test_pairs_that_are_left_out_are_told(tmp_path: Path) -> None:
-    write_beir(tmp_path / "set")
-    told: list[str] = []
-    whole = PairSource.read("s", tmp_path, ["set"], 0, told.append)
-    assert told == []
-    corpus = tmp_path / "set" / "corpus.jsonl.gz"
-    rows = [json.loads(line) for line in gzip.decompress(corpus.read_bytes()).splitlines()]
-    title = whole.documents[0].partition("\n")[0]
-    blank = [row | {"title": "", "text": " "} if row["title"] == title else row for row in rows]
-    corpus.write_bytes(gzip.compress("\n".join(map(json.dumps, blank)).encode()))
-    fewer = PairSource.read("s", tmp_path, ["set"], 0, told.append)
-    assert len(fewer) == len(whole) - 1
-    assert told == [f"source 's': of {len(whole)} pairs 1 have a blank document: left out"]
 
 
 def test_schedule_follows_weights() -> None:

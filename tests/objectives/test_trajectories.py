@@ -20,8 +20,8 @@ import torch
 from diffembed.models.backbone import build_qwen3, set_causal
 from diffembed.models.embedder import Embedder
 from diffembed.text.batching import PackedBatch, TokenizedSequence, pack
+from diffembed.training.configs import StageConfig
 from diffembed.training.lm import eligible_tokens, frozen_parent, lm_losses, make_objective, plan_targets
-from diffembed.training.recipe import StageConfig
 
 FILE = Path(__file__).with_name("trajectories.json")
 STEPS = 30

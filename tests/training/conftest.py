@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.data.test_sources import write_beir
+from tests.data.corpora import write_beir
 
 RECIPE = """
 [run]

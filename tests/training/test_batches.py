@@ -20,12 +20,14 @@ from tests.conftest import make_tokenizer
 from tests.data.corpora import write_rows, write_texts
 
 from diffembed.data import census
-from diffembed.data.sources import draw
+from diffembed.data.sources import draw, schedule
 from diffembed.data.texts import Text
 from diffembed.errors import InputError, RecipeError
 from diffembed.text.batching import PackedBatch
-from diffembed.training.batches import StageData, _window
-from diffembed.training.recipe import SourceConfig, StageConfig, read_recipe
+from diffembed.training.batches import TextData
+from diffembed.training.configs import SourceConfig, StageConfig
+from diffembed.training.cutting import window
+from diffembed.training.recipe import read_recipe
 from diffembed.training.windows import DocumentWindows, pieces
 
 TOKENIZER = make_tokenizer()
@@ -53,8 +55,8 @@ def stage(*sources: SourceConfig, **values: Any) -> StageConfig:
     return StageConfig("s", "diffusion", source=sources, **usual | values)
 
 
-def opened(config: StageConfig, root: Path, seed: int = 3) -> StageData:
-    return StageData(config, TOKENIZER, root, seed, eot_token_id=END)
+def opened(config: StageConfig, root: Path, seed: int = 3) -> TextData:
+    return TextData(config, TOKENIZER, root, seed, eot_token_id=END)
 
 
 def sequences(batches: list[PackedBatch]) -> list[tuple[int, ...]]:
@@ -93,7 +95,7 @@ def test_every_window_of_every_document_once_an_epoch(root: Path) -> None:
     wanted = windows_of(root, ["a.jsonl", "b.jsonl"], 32)
     found: Counter[Any] = Counter()
     for step in range(400):
-        found.update(sequences(data.text_batches(step)))
+        found.update(sequences(data.batches(step)))
         (epochs,) = data._windows.epochs(step + 1)
         if step % 50 == 49:
             assert set(found) <= set(wanted)
@@ -102,15 +104,15 @@ def test_every_window_of_every_document_once_an_epoch(root: Path) -> None:
     assert epochs > 3
 
 
-def said_of(config: StageConfig, root: Path) -> tuple[StageData, str]:
+def said_of(config: StageConfig, root: Path) -> tuple[TextData, str]:
     told: list[str] = []
-    data = StageData(config, TOKENIZER, root, 3, eot_token_id=END, report=told.append)
+    data = TextData(config, TOKENIZER, root, 3, eot_token_id=END, report=told.append)
     return data, told[-1]
 
 
 def test_how_often_documents_are_read_whole_is_told(root: Path) -> None:
     data, said = said_of(stage(BOTH, steps=120), root)
-    read = sum(b.tokens for step in range(120) for b in data.text_batches(step))
+    read = sum(b.tokens for step in range(120) for b in data.batches(step))
     times = read / sum(len(w) * n for w, n in windows_of(root, ["a.jsonl", "b.jsonl"], 32).items())
     told = re.fullmatch(r"s: 120 steps read 'both' ([0-9.]+) times", said)
     assert told and times > 3 and float(told[1]) == pytest.approx(times, rel=0.02)
@@ -119,7 +121,7 @@ def test_how_often_documents_are_read_whole_is_told(root: Path) -> None:
 def test_how_often_rows_are_drawn_is_told(root: Path) -> None:
     mixed = SourceConfig("c", ("c.jsonl.gz",), languages={"en": 3.0, "fr": 1.0})
     data, said = said_of(stage(BOTH, mixed, windows="random"), root)
-    drawn = Counter(origin.partition(":")[0] for step in range(400) for origin in data.text_origins(step))
+    drawn = Counter(origin.partition(":")[0] for step in range(400) for origin in data.origins(step))
     with gzip.open(root / "c.jsonl.gz", "rt", encoding="utf-8") as lines:
         rows = [row for row in map(json.loads, lines) if zlib.crc32(row["text"].encode()) % 50]
     held = Counter(row["lang"] for row in rows)
@@ -157,9 +159,9 @@ def test_a_step_is_a_function_of_its_number(order: list[int], seed: int, length:
             windows=windows,
         )
         through, jumping = opened(config, CORPUS[0], seed), opened(config, CORPUS[0], seed)
-        expected = {step: sequences(through.text_batches(step)) for step in range(first, first + 4)}
+        expected = {step: sequences(through.batches(step)) for step in range(first, first + 4)}
         for step in order:
-            assert sequences(jumping.text_batches(first + step)) == expected[first + step]
+            assert sequences(jumping.batches(first + step)) == expected[first + step]
         assert len(set(map(str, expected.values()))) == 4
 
 
@@ -181,15 +183,15 @@ def test_blocks_make_no_difference_to_what_is_read(root: Path, monkeypatch: pyte
     found: Counter[Any] = Counter()
     steps = int(data._windows.streams[0].size / data._windows.bytes_per_step[0]) + 1
     for step in range(steps):
-        found.update(sequences(data.text_batches(step)))
+        found.update(sequences(data.batches(step)))
     assert not windows_of(root, ["a.jsonl", "b.jsonl"], 32) - found
 
 
 def test_steps_are_about_the_size_that_the_recipe_asks_for(root: Path) -> None:
     data = opened(stage(BOTH, batch=1024), root)
-    tokens = np.array([sum(b.tokens for b in data.text_batches(step)) for step in range(200)])
+    tokens = np.array([sum(b.tokens for b in data.batches(step)) for step in range(200)])
     assert abs(tokens.mean() / 1024 - 1) < 0.05 and tokens.min() > 800 and tokens.max() < 1250
-    for batch in data.text_batches(0):
+    for batch in data.batches(0):
         assert len(batch) * batch.lengths.max() <= 8192 and batch.lengths.max() <= 32
 
 
@@ -211,10 +213,10 @@ def test_sources_and_languages_are_mixed_by_weight_in_every_step(root: Path, tmp
     tokens: Counter[str] = Counter()
     for step in range(60):
         of_step: Counter[str] = Counter()
-        for window in sequences(data.text_batches(step)):
-            text = TOKENIZER.decode(list(window))
+        for ids in sequences(data.batches(step)):
+            text = TOKENIZER.decode(list(ids))
             assert "ww" not in text
-            of_step["de" if "ä" in text else "fr" if "é" in text else "both"] += len(window)
+            of_step["de" if "ä" in text else "fr" if "é" in text else "both"] += len(ids)
         assert set(of_step) == {"both", "de", "fr"}
         tokens += of_step
     shares = {kind: count / tokens.total() for kind, count in tokens.items()}
@@ -229,26 +231,27 @@ def test_random_windows_are_what_they_were_in_memory(root: Path) -> None:
     data = opened(config, root)
     texts = [training_texts(root, names) for names in (["a.jsonl", "b.jsonl"], ["c.jsonl.gz"])]
     for step in (0, 1, 2, 57, 399):
-        choice = int(data.choices[step])
-        start = sum(int(c) == choice for c in data.choices[:step]) * 7  # ceil(200 / 32) texts a step
+        choices = schedule([1.0, 2.0], config.steps, data.seed).tolist()
+        choice = choices[step]
+        start = choices[:step].count(choice) * 7  # ceil(200 / 32) texts a step
         rng = np.random.default_rng((data.seed, step))
         drawn = [texts[choice][i] for i in draw(len(texts[choice]), start, 7, data.seed + choice)]
         expected = []
         for text in drawn:
-            ids = TOKENIZER.encode(_window(text, 32 * 6, rng), add_special_tokens=False).ids
+            ids = TOKENIZER.encode(window(text, 32 * 6, rng), add_special_tokens=False).ids
             expected.append((*ids[:31], END))
-        assert sorted(sequences(data.text_batches(step))) == sorted(expected)
+        assert sorted(sequences(data.batches(step))) == sorted(expected)
         assert data.source_of(step) == ("both", "c")[choice]
-        origins = [origin.rpartition("line ")[2] for origin in data.text_origins(step)]
+        origins = [origin.rpartition("line ")[2] for origin in data.origins(step)]
         assert len(origins) == 7 and all(n.isdigit() for n in origins)
 
 
 def test_origins_name_the_lines_that_a_step_read(root: Path) -> None:
     data = opened(stage(BOTH), root)
     for step in (0, 3):
-        read = " ".join(TOKENIZER.decode(list(s)) for s in sequences(data.text_batches(step)))
+        read = " ".join(TOKENIZER.decode(list(s)) for s in sequences(data.batches(step)))
         texts = []
-        for origin in data.text_origins(step):
+        for origin in data.origins(step):
             source, _, place = origin.partition(": ")
             path, _, number = place.partition(", line ")
             assert source == "both"
@@ -282,15 +285,15 @@ def test_pieces_make_up_the_text(text: str, most: int) -> None:
 
 
 def test_long_texts_are_tokenized_in_pieces_that_change_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = [sequences(opened(stage(BOTH), root).text_batches(step)) for step in range(20)]
+    expected = [sequences(opened(stage(BOTH), root).batches(step)) for step in range(20)]
     monkeypatch.setattr("diffembed.training.windows._PIECE", 50)
     data = opened(stage(BOTH), root)
-    assert [sequences(data.text_batches(step)) for step in range(20)] == expected
+    assert [sequences(data.batches(step)) for step in range(20)] == expected
 
 
 def test_counts_are_kept_in_the_cache_folder(root: Path, tmp_path: Path) -> None:
-    data = StageData(stage(BOTH), TOKENIZER, root, 3, eot_token_id=END, cache=tmp_path / "counts")
-    again = StageData(stage(BOTH), TOKENIZER, root, 3, eot_token_id=END, cache=tmp_path / "counts")
+    data = TextData(stage(BOTH), TOKENIZER, root, 3, eot_token_id=END, cache=tmp_path / "counts")
+    again = TextData(stage(BOTH), TOKENIZER, root, 3, eot_token_id=END, cache=tmp_path / "counts")
     assert data.fingerprint == again.fingerprint
 
 
@@ -319,7 +322,7 @@ def test_an_empty_source_is_named(tmp_path: Path) -> None:
             'paths = ["texts.jsonl"]\nshuffle_megabytes = 0',
             "shuffle_megabytes = 0; it must be at least 1",
         ),
-        ('kind = "pairs"', 'kind = "pairs"\nlanguages = {en = 1}', "languages are for text and spans"),
+        ('kind = "pairs"', 'kind = "pairs"\nlanguages = {en = 1}', "languages are for text, spans and rows"),
         ('kind = "pair"', 'kind = "pair"\nwindows = "all"', "windows is for stages that model language"),
         ('kind = "causal"', 'kind = "causal"\nwindows = "some"', "expected one of 'random', 'all'"),
         (

@@ -18,7 +18,7 @@ from diffembed.errors import RecipeError
 from diffembed.models.checkpoint import read_model_config
 from diffembed.models.pretrained import LoadedBackbone, load_pretrained
 from diffembed.training.card import model_card
-from diffembed.training.recipe import PRETRAINING
+from diffembed.training.configs import PRETRAINING
 from diffembed.training.run import run_recipe
 
 

@@ -17,8 +17,8 @@ from diffembed.objectives.denoising import masked_at
 from diffembed.objectives.targets import Targets
 from diffembed.text.batching import TokenizedSequence, pack
 from diffembed.training import heldout
+from diffembed.training.configs import SourceConfig, StageConfig
 from diffembed.training.heldout import MASK_RATES, HeldOut, causal_losses, denoising_losses, read_held_out
-from diffembed.training.recipe import SourceConfig, StageConfig
 
 MASK, VOCABULARY, CONFIDENT = 1, 12, 4.0
 

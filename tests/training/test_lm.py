@@ -15,6 +15,7 @@ from diffembed.models.backbone import build_qwen3, set_causal
 from diffembed.models.embedder import Embedder
 from diffembed.objectives.targets import Targets, regroup
 from diffembed.text.batching import PackedBatch, TokenizedSequence, pack
+from diffembed.training.configs import StageConfig
 from diffembed.training.lm import (
     eligible_tokens,
     frozen_parent,
@@ -23,7 +24,6 @@ from diffembed.training.lm import (
     objective_facts,
     plan_targets,
 )
-from diffembed.training.recipe import StageConfig
 
 MASK = 1
 KEYS: dict[str, dict[str, Any]] = {

@@ -24,10 +24,10 @@ from diffembed.objectives.denoising import masked_diffusion
 from diffembed.objectives.targets import regroup
 from diffembed.text.batching import TokenizedSequence, pack
 from diffembed.training.adapters import add_adapters, merge_adapters
+from diffembed.training.configs import RunConfig, StageConfig
 from diffembed.training.lm import eligible_tokens, frozen_parent, lm_losses
 from diffembed.training.loop import Progress, Step, _Routed, make_optimizer, recompute_activations, train
 from diffembed.training.machine import settle_machine
-from diffembed.training.recipe import RunConfig, StageConfig
 
 STAGE = StageConfig("s", "diffusion", steps=6, batch=1, lr=1e-2, source=(), warmup=2, clip=1e9)
 RUN = RunConfig("tiny", "out", ".", log_every=1, save_seconds=0.0)
@@ -190,6 +190,31 @@ def test_sigterm_finishes_the_step_and_the_rest_comes_later(tmp_path: Path) -> N
     rest = run(again, tmp_path / "b", planner(), save_seconds=1e9)
     assert [x.step for x in rest] == [5, 6]
     assert all(torch.equal(p, q) for p, q in zip(straight.parameters(), again.parameters(), strict=True))
+
+
+def test_dropout_follows_from_the_step(tmp_path: Path) -> None:
+    """A run that stopped goes on with the numbers that it would have drawn."""
+    stage = dataclasses.replace(STAGE, lora_rank=2, lora_dropout=0.5)
+
+    def adapted(dropout: float = 0.5) -> Embedder:
+        embedder = bidirectional()
+        add_adapters(embedder, dataclasses.replace(stage, lora_dropout=dropout), seed=0)
+        return embedder
+
+    def watch(at: Progress) -> None:
+        if at.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    straight, again = adapted(), adapted()
+    losses = [x.loss for x in run(straight, tmp_path / "a", planner(2), stage)]
+    with pytest.raises(StoppedError):
+        run(adapted(), tmp_path / "b", planner(2), stage, watch=watch, save_seconds=1e9)
+    torch.manual_seed(99)
+    assert [x.loss for x in run(again, tmp_path / "b", planner(2), stage)] == losses[4:]
+    assert all(torch.equal(p, q) for p, q in zip(straight.parameters(), again.parameters(), strict=True))
+    for name, (model, seed) in {"none": (adapted(0.0), 0), "others": (adapted(), 1)}.items():
+        seen = run(model, tmp_path / name, planner(2), stage, seed=seed)
+        assert [x.loss for x in seen][1:] != losses[1:], "B is 0 at first, then dropout shows"
 
 
 def test_adapters_learn_alone_and_are_merged(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from diffembed.errors import ModelError
 from diffembed.models import attention
 from diffembed.models.backbone import probe_direction, require_bidirectional, set_causal
+from diffembed.training.configs import RunConfig
 from diffembed.training.machine import Machine, probe_as_trained, settle_machine
-from diffembed.training.recipe import RunConfig
 
 
 def half_machine() -> Machine:

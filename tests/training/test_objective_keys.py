@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from diffembed.errors import RecipeError
-from diffembed.training.recipe import PRETRAINING, read_recipe
+from diffembed.training.configs import PRETRAINING
+from diffembed.training.recipe import read_recipe
 
 DIFFUSION = 'kind = "diffusion"'
 

@@ -18,8 +18,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from tests.conftest import EOT, MASK, PAD, make_tokenizer
+from tests.data.corpora import write_examples
 from tests.training.conftest import write_run
-from tests.training.parallel_worker import run
+from tests.training.contrastive_rows import grouped
+from tests.training.parallel_worker import COUNTS, run
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from diffembed.objectives.denoising import masked_diffusion
@@ -33,6 +35,104 @@ MODES = {"ddp": "ddp", "fsdp2": "fsdp2", "lora": "fsdp2"}
 CLOSE = 1e-4  # AdamW divides by a gradient's own size: where that is next to nothing, rounding moves a weight
 LORA = "gradient_checkpointing = true\nlora_rank = 4\n"
 ALIGNED = {"aligned-ddp": "ddp", "aligned-fsdp2": "fsdp2"}  # from a checkpoint with a head of its own
+CONTRASTIVE = {"contrastive-ddp": "ddp", "contrastive-fsdp2": "fsdp2"}  # likewise
+STAGES = """
+[[stage]]
+name = "pair"
+quantize = "none"
+kind = "pair"
+steps = 4
+batch = 12
+memory_tokens = 0
+{usual}
+[[stage.source]]
+name = "judged"
+kind = "pairs"
+paths = ["set"]
+[[stage.source]]
+name = "spans"
+kind = "spans"
+paths = ["texts.jsonl"]
+query_tokens = 8
+document_tokens = 24
+[[stage]]
+name = "pair-int8"
+kind = "pair"
+parent = "[model]"
+steps = 3
+batch = 12
+{usual}
+[[stage.source]]
+name = "judged"
+kind = "pairs"
+paths = ["set"]
+symmetric = true
+[[stage]]
+name = "contextual"
+quantize = "none"
+kind = "contextual"
+steps = 3
+batch = 5
+memory_tokens = 0
+{usual}
+[[stage.source]]
+name = "groups"
+kind = "rows"
+paths = ["groups.jsonl"]
+document_tokens = 80
+[[stage]]
+name = "contextual-lora"
+quantize = "none"
+kind = "contextual"
+parent = "pair"
+gold = false
+steps = 3
+batch = 5
+lora_rank = 4
+{usual}
+[[stage.source]]
+name = "groups"
+kind = "rows"
+paths = ["groups.jsonl"]
+document_tokens = 80
+chunk_tokens = [4, 12]
+[[stage]]
+name = "triplet"
+quantize = "none"
+kind = "triplet"
+parent = "pair"
+steps = 3
+batch = 7
+memory_tokens = 0
+gradient_checkpointing = true
+{usual}
+[stage.mine]
+negatives = 2
+relative_margin = 0.0
+[[stage.source]]
+name = "judged"
+kind = "pairs"
+paths = ["set"]
+[[stage]]
+name = "triplet-int8"
+kind = "triplet"
+parent = "pair"
+steps = 3
+batch = 1
+{usual}
+[stage.mine]
+negatives = 2
+relative_margin = 0.0
+[[stage.source]]
+name = "judged"
+kind = "pairs"
+paths = ["set"]
+in_batch = false
+[[stage]]
+name = "merged"
+kind = "merge"
+parents = ["contextual", "triplet"]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +171,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / f"{name}.toml").write_text(recipe.replace('kind = "diffusion"', keys), encoding="utf-8")
     write_llama(root / "llama")
     assert run(root / "aligned-one.toml", 0) == "complete"
+    write_examples(root / "data" / "groups.jsonl", grouped(23))
+    for name, parallel in {"contrastive-one": "ddp", **CONTRASTIVE}.items():
+        stages = STAGES.format(usual="lr = 1e-2\nwarmup = 2\nmicro_tokens = 80\nclip = 100.0")
+        recipe = text[: text.index("[tokenizer]")] + f'[model]\ncheckpoint = "llama"\nmask_token = "{MASK}"\n{stages}'
+        recipe = recipe.replace('output = "out"', f'output = "{name}"\nparallel = "{parallel}"')
+        (root / f"{name}.toml").write_text(recipe, encoding="utf-8")
+    assert run(root / "contrastive-one.toml", 0) == "complete"
     recipes = [f"{root}/{m}.toml" + ("" if m == "lora" else f":{STOP}") for m in MODES]
-    recipes += [f"{root}/{m}.toml" for m in ALIGNED]
+    recipes += [f"{root}/{m}.toml" for m in (*ALIGNED, *CONTRASTIVE)]
     recipes += [f"{root}/{m}-back.toml" for m in MODES if m != "lora"]
     worker = Path(__file__).with_name("parallel_worker.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(worker)]
     repo = worker.parents[2]
     ran = subprocess.run(
-        [*command, *recipes],
+        [*command, *recipes, str(root)],
         env={**os.environ, "PYTHONPATH": f"{repo / 'src'}{os.pathsep}{repo}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -103,8 +210,8 @@ def write_llama(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def log(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(x) for x in (folder / "diffusion" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+def log(folder: Path, stage: str = "diffusion") -> list[dict[str, float]]:
+    return [json.loads(x) for x in (folder / stage / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def differences(a: Path, b: Path) -> float:
@@ -170,8 +277,40 @@ def test_fsdp2_shards_layer_by_layer(folder: Path) -> None:
     """One group of the whole model would gather all of it at once, on every process."""
     groups = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in folder.glob("*.groups")}
     layers = ["", "embedder.backbone.layers.0", "embedder.backbone.layers.1"]
-    sharded = {"fsdp2", "fsdp2-back", "lora", "aligned-fsdp2"}
+    sharded = {"fsdp2", "fsdp2-back", "lora", "aligned-fsdp2", "contrastive-fsdp2"}
     assert groups == {name: layers if name in sharded else [] for name in groups} and sharded < set(groups)
+
+
+def test_rows_of_two_processes(folder: Path) -> None:
+    rows = np.arange(sum(COUNTS) * 2, dtype=np.float32).reshape(-1, 2)
+    for rank, own in enumerate(np.split(rows, np.cumsum(COUNTS)[:-1])):
+        found = json.loads((folder / f"gathered-{rank}.json").read_text(encoding="utf-8"))
+        assert found == {"values": rows.tolist(), "gradient": (2 * own * (1 + 2)).tolist()}
+
+
+NAMES = ["pair", "pair-int8", "contextual", "contextual-lora", "triplet", "triplet-int8"]
+
+
+@pytest.mark.parametrize("mode", CONTRASTIVE)
+@pytest.mark.parametrize("stage", NAMES)
+def test_contrastive_stages(stage: str, mode: str, folder: Path) -> None:
+    """Read twice and read once, of pairs, documents and triplets: the same steps as by one process."""
+    one, two = log(folder / "contrastive-one", stage), log(folder / mode, stage)
+    assert len(one) == len(two) >= 3
+    rounded = stage.endswith("int8")  # where sums in another order change a vector in its last bit, it may round apart
+    for a, b in zip(one, two, strict=True):
+        assert all(a[key] == b[key] for key in ("step", "tokens", "source", "queries"))
+        for key in ("loss", "grad_norm"):
+            assert b[key] == pytest.approx(a[key], rel=1e-2 if rounded else 1e-4), (key, a["step"])
+    model = Path(stage) / "model" / "model.safetensors"
+    assert differences(folder / "contrastive-one" / model, folder / mode / model) < (1e-2 if rounded else CLOSE)
+
+
+@pytest.mark.parametrize("mode", CONTRASTIVE)
+def test_the_first_process_mines_for_all(mode: str, folder: Path) -> None:
+    mined = json.loads((folder / f"{mode}.mined-0").read_text(encoding="utf-8"))
+    assert [Path(path).parents[1].name for path in mined] == ["triplet", "triplet-int8"]
+    assert not (folder / f"{mode}.mined-1").exists()
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])

@@ -17,7 +17,7 @@ from diffembed.encoder import Encoder
 from diffembed.errors import RecipeError
 from diffembed.infill import infill
 from diffembed.models.checkpoint import load_head, read_model_config
-from diffembed.training.recipe import PRETRAINING
+from diffembed.training.configs import PRETRAINING
 from diffembed.training.run import run_recipe
 
 DIFFUSION = 'kind = "diffusion"'

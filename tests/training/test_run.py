@@ -18,7 +18,7 @@ from tests.training.conftest import write_run
 from diffembed.encoder import Encoder
 from diffembed.errors import RecipeError, TrainingError
 from diffembed.models.checkpoint import read_model_config
-from diffembed.training.recipe import PRETRAINING
+from diffembed.training.configs import PRETRAINING
 from diffembed.training.run import run_recipe
 from diffembed.training.state import last_state
 
@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_batch(recipe_path: Path) -> No
     text = recipe_path.read_text(encoding="utf-8").replace("temperature", "")
     recipe_path.write_text(text.replace("dims = [16, 32]", "dims = [16, 32]\ntemperature = 1e-45"), encoding="utf-8")
     with pytest.raises(
-        TrainingError, match="stage 'pairs', step 0, .*'source': .*: document .*bad-step.json.*lower lr"
+        TrainingError, match=r"stage 'pairs', step 0, .*'source': .*texts.jsonl, line \d+;.*bad-step.json.*lower lr"
     ):
         run_recipe(recipe_path, report=_quiet)
     assert not (recipe_path.parent / "out" / "pairs" / "model").exists()

@@ -6,9 +6,9 @@ import torch
 
 from diffembed.models.backbone import build_qwen3
 from diffembed.models.embedder import Embedder
+from diffembed.training.configs import RunConfig, StageConfig
 from diffembed.training.loop import make_optimizer
 from diffembed.training.machine import Machine, settle_machine
-from diffembed.training.recipe import RunConfig, StageConfig
 
 STAGE = StageConfig("s", "pair", steps=4, batch=1, lr=0.1, source=())
 

@@ -1,20 +1,25 @@
-"""Rows of training text, read one after the other from any mark of a JSONL, .gz, .zst or Parquet file.
+"""Rows of training data, read one after the other from any mark of a JSONL, .gz, .zst or Parquet file.
 
-A row has a ``text``, and may have a ``title`` (put before the text on a line of its own) and a ``lang``.
+A row of ``texts`` has a ``text``, and may have a ``title`` (put before the text on a line of its own) and a ``lang``.
+A row of ``examples`` is a pair, a triplet or a grouped row (``examples.py``); its data is its JSON in one spelling.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from diffembed.data.examples import content_key, example_columns, example_line, parse_example
 from diffembed.data.jsonl import decode, jsonl_file, parse_object, raw_lines
 from diffembed.errors import InputError
 
+Content = Literal["texts", "examples"]
 _BATCH_ROWS = 256  # rows of a Parquet file that are decoded at once
+_PROBLEM_CHARACTERS = 400  # of a message about a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +41,17 @@ class Row:
 
     Attributes:
         end: the mark after it; ``end.number`` is its own line or row number, counted from 1.
-        data: its text as UTF-8, the title before it.
+        data: its text as UTF-8, the title before it; of an example, its line of JSON. Empty: nothing to read.
         language: its ``lang``, or an empty string.
+        key: of an example: the same for rows with the same query and document.
+        problem: why a row is no example, file and line named; such a row has no data.
     """
 
     end: Mark
     data: bytes
     language: str
+    key: int = 0
+    problem: str = ""
 
 
 def place(path: Path, number: int | str) -> str:
@@ -55,21 +64,27 @@ def text_file(path: Path) -> Path:
     return jsonl_file(path, "corpus") if path.is_dir() else path
 
 
-def read_rows(path: Path, start: Mark = Mark(), languages: frozenset[str] = frozenset()) -> Iterator[Row]:
-    """Rows after ``start``; rows without any text but white space come with empty ``data``.
+def read_rows(
+    path: Path, start: Mark = Mark(), languages: frozenset[str] = frozenset(), content: Content = "texts"
+) -> Iterator[Row]:
+    """Rows after ``start``; texts that are only white space and bad examples come with empty ``data``.
 
     Args:
         languages: only rows with one of these ``lang`` values; the empty set asks for all. Lines that cannot have one
             are passed over without being parsed.
 
     Raises:
-        InputError: a line that is not a JSON object, a row without a ``text``, a file that is not whole, each named.
+        InputError: a file that is not whole or has no such columns, named; of ``texts`` also a line that is not a JSON
+            object and a row without a ``text``.
     """
-    rows = _parquet_rows(path, start) if path.suffix == ".parquet" else _jsonl_rows(path, start, languages)
+    if path.suffix == ".parquet":
+        rows = _parquet_rows(path, start, content)
+    else:
+        rows = _jsonl_rows(path, start, languages, content)
     return (row for row in rows if row.language in languages) if languages else rows
 
 
-def _jsonl_rows(path: Path, start: Mark, languages: frozenset[str]) -> Iterator[Row]:
+def _jsonl_rows(path: Path, start: Mark, languages: frozenset[str], content: Content) -> Iterator[Row]:
     plain = all(re.fullmatch(r"[\w-]+", language) for language in languages)
     spelled = [f'"{language}"'.encode() for language in languages if plain]
     label = place(path, "")
@@ -79,20 +94,21 @@ def _jsonl_rows(path: Path, start: Mark, languages: frozenset[str]) -> Iterator[
         if spelled and b"\\u" not in line and not any(name in line for name in spelled):
             continue  # such a name has one spelling, save for escapes
         where = f"{label}{number}"
-        yield _row(parse_object(where, decode(path, number, line)), Mark(number, offset), where)
+        yield _row(partial(_record, path, number, line, where), Mark(number, offset), where, content)
 
 
-def _parquet_rows(path: Path, start: Mark) -> Iterator[Row]:
+def _record(path: Path, number: int, line: bytes, where: str) -> dict[str, Any]:
+    return parse_object(where, decode(path, number, line))
+
+
+def _parquet_rows(path: Path, start: Mark, content: Content) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     number = start.number
     try:
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-            names = set(file.schema_arrow.names)
-            if "text" not in names:
-                raise InputError(f"{path} has no column 'text' but {sorted(names)}; rename the one that is meant")
-            columns = [name for name in ("text", "title", "lang") if name in names]
+            columns = _columns(path, file.schema_arrow.names, content)
             group = before = 0
             while group < file.num_row_groups and before + file.metadata.row_group(group).num_rows <= number:
                 before += file.metadata.row_group(group).num_rows
@@ -105,14 +121,35 @@ def _parquet_rows(path: Path, start: Mark) -> Iterator[Row]:
                     continue
                 for record in batch.slice(skip).to_pylist():
                     number += 1
-                    yield _row(record, Mark(number), f"{label}{number}")
+                    yield _row(partial(dict, record), Mark(number), f"{label}{number}", content)
                 skip = 0
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} cannot be read after row {number}: {reason}; is the file whole?") from error
 
 
-def _row(record: Mapping[str, Any], end: Mark, where: str) -> Row:
+def _columns(path: Path, names: Sequence[str], content: Content) -> list[str]:
+    """Those of a table's columns that are read."""
+    if content == "examples":
+        wanted, found = "'query' or 'chunks'", example_columns(names)
+    else:
+        wanted, found = "'text'", [n for n in ("text", "title", "lang") if n in names] if "text" in names else []
+    if not found:
+        raise InputError(f"{path} has no column {wanted} but {sorted(names)}; rename the one that is meant")
+    return found
+
+
+def _row(read: Callable[[], Mapping[str, Any]], end: Mark, where: str, content: Content) -> Row:
+    if content == "texts":
+        return _text_row(read(), end, where)
+    try:
+        example = parse_example(read(), where)
+        return Row(end, _encoded(example_line(example), where), example.language, content_key(example))
+    except InputError as error:
+        return Row(end, b"", "", problem=str(error)[:_PROBLEM_CHARACTERS])
+
+
+def _text_row(record: Mapping[str, Any], end: Mark, where: str) -> Row:
     if not isinstance(record.get("text"), str):
         raise InputError(f"{where}: 'text' was expected in every line, as a string; found keys {sorted(record)}")
     text, title, language = record["text"], record.get("title") or "", record.get("lang") or ""
@@ -120,11 +157,14 @@ def _row(record: Mapping[str, Any], end: Mark, where: str) -> Row:
         if not isinstance(value, str):
             raise InputError(f"{where}: '{name}' must be a string, not {type(value).__name__}; mend or remove it")
     text = f"{title}\n{text}" if title else text
+    return Row(end, _encoded(text, where) if text.strip() else b"", language)
+
+
+def _encoded(text: str, where: str) -> bytes:
     try:
-        data = text.encode() if text.strip() else b""
+        return text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
             f"{where} holds half a surrogate pair ({error.object[error.start : error.start + 1]!r}), which is no "
             "character; mend or remove it"
         ) from None
-    return Row(end, data, language)

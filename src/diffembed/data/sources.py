@@ -2,21 +2,18 @@
 
 A source answers "what does draw n use?" from its files and its seed alone. There is no cursor to save: a run that was
 killed asks for the same step again and gets the same batch, and the order never depends on how often it was stopped.
-Judged pairs are held in memory; texts are read in blocks (``TextSource``).
+Here are the sources of texts, which are read in blocks (``TextSource``); ``example_sources.py`` has those of pairs.
 """
 
 from __future__ import annotations
 
 import glob
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from diffembed.data.beir import load_beir
-from diffembed.data.census import Report, count_files, left_out
+from diffembed.data.census import FileCount, Report, count_files, left_out
 from diffembed.data.rows import text_file
 from diffembed.data.texts import SHUFFLE_BYTES, Part, Text, TextSource
 from diffembed.errors import InputError
@@ -53,67 +50,6 @@ def draw(size: int, start: int, count: int, seed: int) -> np.ndarray:
         out[done : done + len(part)] = part
         done += len(part)
     return out
-
-
-@dataclass(frozen=True, slots=True)
-class PairSource:
-    """Judged pairs of one or more BEIR folders, train split only.
-
-    ``document_ids`` number the documents, so that a batch that draws one twice does not use it as its own negative.
-    """
-
-    name: str
-    queries: tuple[str, ...]
-    documents: tuple[str, ...]
-    document_ids: tuple[int, ...]
-    seed: int
-
-    @classmethod
-    def read(
-        cls, name: str, root: Path, patterns: Sequence[str], seed: int, report: Report | None = None
-    ) -> PairSource:
-        """Every relevant pair whose query is on the train side of the hash rule.
-
-        Args:
-            report: told of pairs that are left out because their document is blank.
-        """
-        queries: list[str] = []
-        documents: list[str] = []
-        numbers: list[int] = []
-        offset = blank = 0
-        for folder in expand(root, patterns):
-            task = load_beir(folder, "train")
-            row_of = {key: row for row, key in enumerate(task.document_ids)}
-            for query_id, judged in task.qrels.items():
-                for document_id in judged:
-                    text = task.texts[row_of[document_id]]
-                    if text.strip():  # a blank query is an error of the file
-                        queries.append(task.queries[query_id])
-                        documents.append(text)
-                        numbers.append(offset + row_of[document_id])
-                    else:
-                        blank += 1
-            offset += len(task.document_ids)
-        if report and blank:
-            pairs = blank + len(queries)
-            report(f"source '{name}': of {pairs:,} pairs {blank:,} have a blank document: left out")
-        return cls(name, tuple(queries), tuple(documents), tuple(numbers), seed)
-
-    def __len__(self) -> int:
-        return len(self.queries)
-
-    def contents(self) -> list[int]:
-        """Pairs and a checksum of them: what the source is made of."""
-        checksum = 0
-        for text in (*self.queries, *self.documents):
-            checksum = zlib.crc32(text.encode("utf-8", "surrogatepass"), checksum)
-        return [len(self), checksum]
-
-    def rows(self, start: int, count: int) -> list[tuple[str, str, int]]:
-        """(query, document, document number) of ``count`` draws."""
-        return [
-            (self.queries[i], self.documents[i], self.document_ids[i]) for i in draw(len(self), start, count, self.seed)
-        ]
 
 
 class LanguageMix:
@@ -191,10 +127,22 @@ def read_texts(
     Raises:
         InputError: nothing matches, a bad line, no text (in one of the languages).
     """
-    paths = expand(root, patterns)
-    counts = count_files([text_file(path) for path in paths], cache, report)
+    counts = count_files([text_file(path) for path in expand(root, patterns)], cache, report)
     if report and (words := left_out(counts, languages or ())):
         report(f"source '{name}': {words}")
+    return stream_of(name, counts, seed, part=part, languages=languages, shuffle_bytes=shuffle_bytes)
+
+
+def stream_of(
+    name: str,
+    counts: Sequence[FileCount],
+    seed: int,
+    *,
+    part: Part,
+    languages: Mapping[str, float] | None,
+    shuffle_bytes: int,
+) -> TextSource | LanguageMix:
+    """The stream of files that were counted, of one language mix or as they come."""
     if not languages:
         return TextSource(name, counts, seed, part=part, shuffle_bytes=shuffle_bytes)
     total = sum(languages.values())

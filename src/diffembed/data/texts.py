@@ -1,5 +1,7 @@
 """``TextSource``: the texts of a corpus of any size as an endless stream that can be entered anywhere.
 
+The texts of files with examples are their rows, as lines of JSON (``example_sources.py`` reads them).
+
 Epoch after epoch, every text once. A corpus that fits in memory (``shuffle_bytes`` of text) is permuted as a whole. A
 larger one is read in blocks of that size: the order of the files and the order within each block are drawn anew for
 every epoch. What stands at a place of the stream depends on the files and the seed alone, so there is no cursor to
@@ -107,7 +109,8 @@ class TextSource:
         if not self.size:
             found = sorted({language or "none" for count in self._counts for language in count.languages})
             wanted = f" in {', '.join(sorted(languages))} (the corpus has: {', '.join(found)})" if languages else ""
-            raise InputError(f"source '{name}' has no text{wanted} in {_listed(self._counts)}; correct the recipe")
+            what = "row" if any(count.content == "examples" for count in self._counts) else "text"
+            raise InputError(f"source '{name}' has no {what}{wanted} in {_listed(self._counts)}; correct the recipe")
         self._reader = _Reader(self._counts, languages)
         self._epochs: dict[int, _Epoch] = {}
         self._loaded: tuple[bytes, _Block] | None = None
@@ -278,7 +281,7 @@ class _Reader:
         # To reopen a compressed file is to decompress its beginning again.
         onward = self._at <= start.number if count.path.suffix in COMPRESSED else self._at == start.number
         if file != self._file or not onward:
-            self._rows, self._ahead = read_rows(count.path, start, self._languages), None
+            self._rows, self._ahead = read_rows(count.path, start, self._languages, count.content), None
         self._file, self._at = file, start.number
         while row := self._ahead or next(self._rows, None):
             self._ahead = row

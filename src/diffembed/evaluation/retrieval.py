@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from diffembed.data.beir import RetrievalTask, Split, load_beir
+from diffembed.data.beir import RetrievalTask, Split, SplitBy, load_beir
+from diffembed.data.sections import load_sections
 from diffembed.errors import InputError
 from diffembed.evaluation.baselines import Bm25, SentenceTransformersEncoder
 from diffembed.evaluation.metrics import score_run
@@ -126,9 +127,12 @@ def evaluate_retrieval(
     *,
     model: str = "default",
     split: Split = "all",
+    split_by: SplitBy = "query",
     dtype: VectorDtype | None = None,
     query_dtype: VectorDtype | None = None,
     dims: int | None = None,
+    sections: bool = False,
+    contextual: bool | None = None,
     progress: Progress = None,
 ) -> RetrievalReport:
     """Score a model on a folder in BEIR layout (see ``diffembed.data.beir``).
@@ -137,37 +141,42 @@ def evaluate_retrieval(
         data: the folder.
         model: ``default``, a model directory, a hub id, ``st:NAME_OR_PATH`` or ``bm25``.
         split: ``train``, ``dev`` (the hash rule) or ``all`` queries; the corpus is always whole.
+        split_by: hash a query's id, or that of the document it is about (see ``load_beir``).
         dtype: ``int8`` unless given; ``float32`` for ``st:``, which has no other.
         query_dtype: of the queries, where it is not that of the documents (int8 or float32 against binary).
         dims: a trained width; the full one unless given.
+        sections: cut the documents at their headings and ask for sections (see ``diffembed.data.sections``).
+        contextual: whether the chunks of a document are read together; as the model was trained unless given.
         progress: called with (documents encoded, documents).
 
     Raises ``InputError`` for unusable data or an untrained width, ``ModelError`` for an unusable model,
     ``MissingExtraError`` where bm25s, sentence-transformers or pytrec-eval-terrier is missing.
     """
+    if model == "bm25" and any(given is not None for given in (dtype, query_dtype, dims, contextual)):
+        raise InputError("bm25 has no vectors; leave dtype, query_dtype, dims and contextual out")
+    task = load_sections(data, split) if sections else load_beir(data, split, split_by=split_by)
     if model == "bm25":
-        if dtype is not None or query_dtype is not None or dims is not None:
-            raise InputError("bm25 has no vectors; leave dtype, query_dtype and dims out")
-        return evaluate_bm25(load_beir(data, split), split=split, progress=progress)
-    task = load_beir(data, split)
-    encoder: TextEncoder
-    if model.startswith("st:"):
-        encoder = SentenceTransformersEncoder(model.removeprefix("st:"))
-        dtype = dtype or "float32"
-    else:
-        from diffembed.encoder import Encoder
-
-        encoder = Encoder.load(model)
+        return evaluate_bm25(task, split=split, progress=progress)
     return evaluate_encoder(
         task,
-        encoder,
-        dtype=dtype or "int8",
+        load_encoder(model),
+        dtype=dtype or ("float32" if model.startswith("st:") else "int8"),
         query_dtype=query_dtype,
         dims=dims,
+        contextual=contextual,
         model=model,
         split=split,
         progress=progress,
     )
+
+
+def load_encoder(model: str) -> TextEncoder:
+    """The encoder behind a model's name: ``default``, a model directory, a hub id or ``st:NAME_OR_PATH``."""
+    if model.startswith("st:"):
+        return SentenceTransformersEncoder(model.removeprefix("st:"))
+    from diffembed.encoder import Encoder
+
+    return Encoder.load(model)
 
 
 def evaluate_encoder(
@@ -177,17 +186,25 @@ def evaluate_encoder(
     dtype: VectorDtype = "int8",
     query_dtype: VectorDtype | None = None,
     dims: int | None = None,
+    contextual: bool | None = None,
     model: str | None = None,
     split: str = "all",
     progress: Progress = None,
 ) -> RetrievalReport:
-    """Score anything that encodes. ``model`` and ``split`` only name it in the report."""
+    """Score anything that encodes. ``model`` and ``split`` only name it in the report.
+
+    Raises ``InputError`` for ``contextual=True`` on a set whose rows are no chunks of documents.
+    """
     query_dtype = query_dtype or dtype
     if dtype not in (query_dtype, "binary"):
         raise InputError(f"{query_dtype} queries cannot search {dtype} documents; use one dtype, or binary documents")
     start = time.perf_counter()
     queries = encoder.encode_queries(list(task.queries.values()), dtype=query_dtype, dims=dims, truncate=True)
-    documents, rows, contextual = _encode_documents(task, encoder, dtype, dims, progress)
+    together = bool(getattr(encoder, "contextual", False)) if contextual is None else contextual
+    if contextual and task.doc_ids is None:
+        raise InputError(f"{task.name} has no doc_id: its documents are no chunks that could be read together")
+    together = together and task.doc_ids is not None
+    documents, rows = _encode_documents(task, encoder, dtype, dims, progress, together=together)
     encoded = time.perf_counter()
     run = search(task, queries, documents, rows)
     seconds, encode_seconds = time.perf_counter() - start, encoded - start
@@ -199,7 +216,7 @@ def evaluate_encoder(
         dtype=dtype,
         query_dtype=query_dtype,
         dims=documents.dims,
-        contextual=contextual,
+        contextual=together,
         scores=score_run(task.qrels, run),
         queries=len(task.queries),
         documents=len(task.texts),
@@ -296,20 +313,26 @@ def search(
 
 
 def _encode_documents(
-    task: RetrievalTask, encoder: TextEncoder, dtype: VectorDtype, dims: int | None, progress: Progress
-) -> tuple[Embeddings, list[int], bool]:
-    """The vectors, the corpus row of each, and whether chunks were encoded together."""
+    task: RetrievalTask,
+    encoder: TextEncoder,
+    dtype: VectorDtype,
+    dims: int | None,
+    progress: Progress,
+    *,
+    together: bool,
+) -> tuple[Embeddings, list[int]]:
+    """The vectors, and the corpus row of each; ``together``: the chunks of a document are one sequence."""
     filled = [bool(text.strip()) for text in task.texts]
     if not any(filled):
         raise InputError(f"every document of {task.name} is empty; nothing can be found in it")
-    if getattr(encoder, "contextual", False) and task.doc_ids is not None:
+    if together:
         groups = [kept for group in task.documents() if (kept := [row for row in group if filled[row]])]
         texts = [[task.texts[row] for row in group] for group in groups]
         vectors = encoder.encode_chunks(texts, dtype=dtype, dims=dims, truncate=True, progress=progress)
-        return vectors, [row for group in groups for row in group], True
+        return vectors, [row for group in groups for row in group]
     rows = [row for row, full in enumerate(filled) if full]
     texts_alone = [task.texts[row] for row in rows]
-    return encoder.encode_documents(texts_alone, dtype=dtype, dims=dims, truncate=True, progress=progress), rows, False
+    return encoder.encode_documents(texts_alone, dtype=dtype, dims=dims, truncate=True, progress=progress), rows
 
 
 def _tie_order(document_ids: Sequence[str]) -> IntArray:

@@ -95,7 +95,7 @@ def _blocks(source: SourceText) -> list[_Unit]:
         borders = [0, *source.breaks, len(text)]
         return [_Unit(s, e, must_begin=True) for s, e in pairwise(borders) if s < e]
     if source.kind in ("markdown", "rst"):
-        return _marked_up_blocks(text, fences=source.kind == "markdown")
+        return marked_up_blocks(text, fences=source.kind == "markdown")
     units = _cut(0, len(text), (match.end() for match in _PARAGRAPH_END.finditer(text)))
     if source.kind == "code":
         # Indented text after a blank line belongs to the block above it; a definition at the margin begins one.
@@ -125,7 +125,7 @@ def _indented_start(text: str, unit: _Unit) -> _Unit:
     return unit
 
 
-def _marked_up_blocks(text: str, *, fences: bool) -> list[_Unit]:
+def marked_up_blocks(text: str, *, fences: bool) -> list[_Unit]:
     """Paragraphs, with headings (ATX and underlined) as units of their own and fenced code kept whole."""
     units: list[_Unit] = []
     lines = [match.span() for match in _LINE.finditer(text) if match.end() > match.start()]
@@ -144,6 +144,8 @@ def _marked_up_blocks(text: str, *, fences: bool) -> list[_Unit]:
     for number, (begin, end) in enumerate(lines):
         line = text[begin:end].rstrip()
         opening = _FENCE.match(line) if fences else None
+        if fence is None and opening is not None and _is_rest_title(text[start:begin], line):
+            opening = None
         if fence is not None:
             if opening is not None and line.lstrip().startswith(fence) and line.strip(" `~") == "":
                 fence = None
@@ -172,6 +174,12 @@ def _marked_up_blocks(text: str, *, fences: bool) -> list[_Unit]:
 
 def _is_underlined(line: str, following: str) -> bool:
     return bool(_UNDERLINE.match(following)) and not line[0].isspace() and len(following) >= min(len(line), 4)
+
+
+def _is_rest_title(above: str, line: str) -> bool:
+    """Whether a line of tildes underlines the title above it, as reST has it, and opens no fence."""
+    titled = len(above.splitlines()) == 1 and len(line) >= max(4, len(above.rstrip()))
+    return titled and line.strip("~") == "" and _underlines(above, line)
 
 
 def _underlines(above: str, line: str) -> bool:

@@ -11,14 +11,15 @@ import torch
 
 from diffembed.errors import RecipeError
 from diffembed.models.embedder import Embedder
-from diffembed.training.recipe import StageConfig
+from diffembed.training.configs import StageConfig
 
 
 def add_adapters(embedder: Embedder, stage: StageConfig, seed: int) -> Any:
     """Freeze the model and give the backbone's linear layers adapters.
 
     Args:
-        stage: ``lora_rank``, ``lora_alpha``, and ``lora_targets`` (endings of module names; none: every linear layer).
+        stage: ``lora_rank``, ``lora_alpha``, ``lora_dropout`` (of what goes into A), and ``lora_targets`` (endings of
+            module names; none: every linear layer).
         seed: A is drawn from it, so that every process and every attempt draws the same.
 
     Returns:
@@ -40,7 +41,12 @@ def add_adapters(embedder: Embedder, stage: StageConfig, seed: int) -> Any:
         )
     alpha = stage.lora_alpha or 2.0 * stage.lora_rank
     torch.manual_seed(seed)
-    config = LoraConfig(r=stage.lora_rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0)  # type: ignore[arg-type]
+    config = LoraConfig(
+        r=stage.lora_rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        target_modules=targets,
+        lora_dropout=stage.lora_dropout,
+    )
     embedder.requires_grad_(False)
     return LoraModel(model, config, "default")
 

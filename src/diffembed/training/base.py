@@ -13,7 +13,8 @@ from diffembed.models.checkpoint import load_tokenizer
 from diffembed.models.embedder import Embedder
 from diffembed.models.files import atomic_file
 from diffembed.models.pretrained import LoadedBackbone, load_pretrained
-from diffembed.training.recipe import Converted, ModelShape, Recipe
+from diffembed.training.configs import Converted, ModelShape
+from diffembed.training.recipe import Recipe
 from diffembed.training.state import Report
 from diffembed.training.tokenizer import EOT_ID, MASK_ID, PAD_ID, train_tokenizer
 

@@ -22,8 +22,8 @@ from diffembed.objectives.denoising import masked_at, next_token
 from diffembed.objectives.targets import Targets
 from diffembed.text.batching import PackedBatch, batches_by_tokens, pack
 from diffembed.training.batches import whole
+from diffembed.training.configs import StageConfig
 from diffembed.training.lm import target_states
-from diffembed.training.recipe import StageConfig
 from diffembed.training.tokenizer import EOT_ID
 
 MASK_RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -58,7 +58,7 @@ def read_held_out(
 
     Args:
         texts: about how many, over all sources.
-        cache: the folder with the counts of the corpus files (``StageData``).
+        cache: the folder with the counts of the corpus files (``TextData``).
     """
     sequences, all_bytes, after_first = [], 0, 0
     for source in stage.source:

@@ -26,7 +26,7 @@ from diffembed.objectives.cross_entropy import linear_cross_entropy
 from diffembed.objectives.denoising import masked_diffusion, masked_next_token, next_token
 from diffembed.objectives.targets import Objective, Targets, regroup
 from diffembed.text.batching import PackedBatch, joined
-from diffembed.training.recipe import StageConfig
+from diffembed.training.configs import PRETRAINING, StageConfig
 
 
 def make_objective(stage: StageConfig, mask_token_id: int) -> Objective:
@@ -50,8 +50,8 @@ def make_objective(stage: StageConfig, mask_token_id: int) -> Objective:
 
 def objective_facts(stage: StageConfig, mask_token_id: int) -> dict[str, Any]:
     """What a model's manifest says under ``objective``: enough to know how to ask the model for tokens."""
-    if stage.kind == "pair":
-        return {"kind": "pair"}
+    if stage.kind not in PRETRAINING:
+        return {"kind": stage.kind}
     facts: dict[str, Any] = {"kind": stage.kind, "shift": stage.predicts_next}
     if stage.kind == "diffusion":
         names = ("schedule", "weighting", "draw", "truncate_share", "shuffle_share", "alignment_weight")

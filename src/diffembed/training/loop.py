@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -26,9 +27,9 @@ from transformers import PreTrainedModel
 from diffembed.errors import StoppedError, TrainingError
 from diffembed.models.embedder import Embedder
 from diffembed.models.files import atomic_file
+from diffembed.training.configs import RunConfig, StageConfig
 from diffembed.training.machine import Machine, full_tensor
 from diffembed.training.metrics import Metrics
-from diffembed.training.recipe import RunConfig, StageConfig
 from diffembed.training.state import Report, load_state, save_state
 
 STATE = "state"
@@ -175,6 +176,7 @@ def train(
             rate = learning_rate(number, stage)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
+            torch.manual_seed(_step_seed(run.seed, number, machine.rank))
             own, norm = _gradients(model, optimizer, step.parts, machine, stage.clip)
             overdue = machine.main and time.monotonic() - saved >= run.save_seconds
             loss, stopping, due = machine.total([own, stop.is_set(), overdue])
@@ -219,6 +221,11 @@ def train(
         "seconds": round(spent + time.monotonic() - begun, 1),
         "loss": loss,
     }
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """What dropout draws in a step follows from its number, so that a run that goes on draws what it would have."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
 
 
 def _gradients(

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
@@ -28,7 +28,7 @@ from transformers import PreTrainedModel
 
 from diffembed.errors import ModelError, TrainingError
 from diffembed.models.backbone import probe_direction, require_bidirectional
-from diffembed.training.recipe import RunConfig
+from diffembed.training.configs import RunConfig
 
 PATIENCE = timedelta(hours=3)  # the others wait while rank 0 trains a tokenizer, scores or exports
 
@@ -144,6 +144,7 @@ def _accelerator(run: RunConfig, cuda: bool, bf16: bool) -> tuple[Accelerator, b
     if plugin is not None and not accelerator.is_fsdp2:  # accelerate shards on accelerators only; gloo can do it too
         accelerator.state.fsdp_plugin = plugin
         accelerator.state.distributed_type = DistributedType.FSDP
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP  # read again when an optimiser is wrapped
     if launched:
         atexit.register(_leave)
     return accelerator, plugin is not None

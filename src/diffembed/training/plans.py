@@ -1,31 +1,34 @@
-"""From a stage's data to the steps that the loop runs: one plan for stages that model language, one for pairs."""
+"""From a stage's data to the steps that the loop runs: a plan for language modelling, one for contrastive stages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from diffembed.models.embedder import Embedder
-from diffembed.models.quantizer import signs, tanh_int8
-from diffembed.objectives.contrastive import matryoshka, pair_info_nce
 from diffembed.objectives.targets import Targets
-from diffembed.training.batches import PairBatch, StageData
+from diffembed.text.batching import pack
+from diffembed.training.batches import TextData, whole
+from diffembed.training.configs import StageConfig
+from diffembed.training.contrastive import BatchLoss
+from diffembed.training.contrastive_data import ContrastiveData
+from diffembed.training.grad_cache import contrastive_parts
 from diffembed.training.lm import eligible_tokens, lm_losses, make_objective, plan_targets
 from diffembed.training.loop import Step
 from diffembed.training.machine import Machine
-from diffembed.training.recipe import StageConfig
-from diffembed.training.share import deal
+from diffembed.training.share import deal, deal_spans
+from diffembed.training.teacher import Teacher
 from diffembed.training.throughput import StepCost
 
 
 def language_plan(
     stage: StageConfig,
-    data: StageData,
+    data: TextData,
     *,
     mask_token_id: int,
     machine: Machine,
@@ -44,47 +47,52 @@ def language_plan(
 
     def plan(step: int) -> Step:
         rng = np.random.default_rng((data.seed, step, 1))
-        planned = plan_targets(data.text_batches(step), objective, rng)
+        planned = plan_targets(data.batches(step), objective, rng)
         total = eligible_tokens(planned)
         own = deal(planned, rank=machine.rank, world=machine.world, micro_tokens=stage.micro_tokens)
         lengths = np.concatenate([t.batch.lengths for t in planned]) if planned else np.zeros(0, np.int64)
         facts = {"tokens": int(lengths.sum()), "source": data.source_of(step)}
         flops = cost.of(lengths, sum(len(t.rows) for t in planned))
-        return Step([partial(loss, t, total) for t in own], facts, flops, partial(data.text_origins, step))
+        return Step([partial(loss, t, total) for t in own], facts, flops, partial(data.origins, step))
 
     return plan
 
 
-def pair_plan(stage: StageConfig, data: StageData, *, dims: tuple[int, ...], cost: StepCost) -> Callable[[int], Step]:
-    """Steps of a pair stage: one part, because every query is compared with every document of the batch."""
+def contrastive_plan(
+    stage: StageConfig,
+    data: ContrastiveData,
+    *,
+    dims: tuple[int, ...],
+    machine: Machine,
+    cost: StepCost,
+    teacher: Teacher | None = None,
+) -> Callable[[int], Step]:
+    """Steps of a contrastive stage: sequences are dealt out, vectors put together, and every process takes the loss of
+    its share of the queries against all that the step holds.
+
+    Args:
+        dims: Matryoshka widths.
+        teacher: judges what the stage distils.
+    """
 
     def plan(step: int) -> Step:
-        batch = data.pair_batch(step)
-        numbers = batch.document_ids.tolist()
-        facts = {"tokens": batch.tokens, "source": batch.source, "pairs": len(numbers), "cut": batch.cut}
-        return Step(
-            [lambda embedder: pair_loss(embedder, batch, stage, dims)],
-            facts,
-            cost.of(np.concatenate([p.lengths for p in batch.packs]), 0),
-            lambda: [f"{batch.source}: document {n}" for n in numbers],
-        )
+        batch = data.batch(step)
+        lengths = np.array([len(s) for s in batch.sequences], dtype=np.int64)
+        facts: dict[str, Any] = {"tokens": int(lengths.sum()), "source": batch.source.name, "queries": batch.queries}
+        facts |= {name: n for name, n in (("cut", batch.cut), ("left_out", batch.left_out)) if n}
+        if not batch.queries:  # every row of the step lacked what it needs: nothing to learn, and the log says so
+            return Step([_nothing], facts, 0.0, lambda: list(batch.origins))
+        share = deal_spans(batch.sequences, batch.queries, machine.rank, machine.world, stage.micro_tokens)
+        progress = step / max(1, stage.steps - 1)
+        loss = BatchLoss.of(batch, stage, dims, progress=progress, device=machine.device, teacher=teacher)
+        keep = int(lengths.sum()) <= stage.memory_tokens * machine.world
+        parts = contrastive_parts(share, loss, keep=keep, columns=len(batch.sequences) + len(batch.chunk_ids))
+        return Step(parts, facts, cost.of(lengths, 0), lambda: list(batch.origins))
 
     return plan
 
 
-def pair_loss(embedder: Embedder, batch: PairBatch, stage: StageConfig, dims: tuple[int, ...]) -> Tensor:
-    """The pair stage's loss: span means, then at every width cut, quantizer and masked InfoNCE."""
-    means = torch.cat([embedder(p) for p in batch.packs])
-    with torch.autocast(means.device.type, enabled=False):
-        ordered = means[torch.from_numpy(batch.order).to(means.device)]
-        count = len(batch.document_ids)
-        ids = torch.from_numpy(batch.document_ids).to(means.device)
-
-        def loss(queries: Tensor, documents: Tensor) -> Tensor:
-            return pair_info_nce(queries, documents, ids, temperature=stage.temperature, margin=stage.margin)
-
-        total = matryoshka(loss, tanh_int8, ordered[:count], ordered[count:], dims)
-        if stage.binary_weight:
-            binary = matryoshka(loss, signs, ordered[:count], ordered[count:], dims)
-            total = total + stage.binary_weight * binary
-        return total
+def _nothing(embedder: Embedder) -> Tensor:
+    """A loss of 0 that every weight takes part in; by a forward pass, as the weights may be shards."""
+    mean: Tensor = embedder(pack([whole([0])]))
+    return mean.sum() * 0.0

@@ -46,7 +46,19 @@ STAGE = {
     "mask_rate": _INSIDE,
     "clip": _LIMIT,
     "betas": _BETAS,
-    "margin": ("a number", lambda x: not math.isnan(x)),
+    "margin": ("a number", lambda x: x is None or not math.isnan(x)),
+    **dict.fromkeys(("memory_tokens", "distill_weight"), _NOT_NEGATIVE),
+    "lora_dropout": ("at least 0 and below 1", lambda x: 0 <= x < 1),
+    "negatives": _COUNT,
+    "teacher_temperature": _ABOVE_0,
+    "alpha": _SHARE,
+    "beta": ("two numbers from 0 to 1", lambda x: len(x) == 2 and all(0 <= b <= 1 for b in x)),
+}
+MERGE = {"sweep": ("at least one number from 0 to 1", lambda x: len(x) > 0 and all(0 <= t <= 1 for t in x))}
+MINE = {
+    **dict.fromkeys(("negatives", "first", "last"), _COUNT),
+    "margin": _NOT_NEGATIVE,
+    "relative_margin": ("at least 0 and below 1", lambda x: 0 <= x < 1),
 }
 SOURCE = {
     **dict.fromkeys(("query_tokens", "document_tokens", "shuffle_megabytes"), _COUNT),
@@ -54,6 +66,11 @@ SOURCE = {
     "batch": _NOT_NEGATIVE,
     "remove_span": _SHARE,
     "languages": _WEIGHTS,
+    "questions": _COUNT,
+    "chunk_tokens": (
+        "smallest and largest number of tokens, at least 1",
+        lambda x: not x or (len(x) == 2 and 1 <= x[0] <= x[1]),
+    ),
 }
 
 

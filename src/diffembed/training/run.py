@@ -3,15 +3,13 @@
 OUTPUT/tokenizer.json
 OUTPUT/STAGE/state/       what a killed run goes on from; removed when the stage is complete
 OUTPUT/STAGE/log.jsonl    loss, gradient norm, rate, tokens/s by step; held-out losses every held_out_every steps
+OUTPUT/STAGE/negatives/   hard negatives that the stage mined, a file a source, with a report beside each
 OUTPUT/STAGE/model/       a model directory: written whole when the stage is complete
 OUTPUT/STAGE/scores.json  held-out losses and nDCG@10 before and after
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,32 +17,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from diffembed import __version__
 from diffembed.errors import RecipeError
+from diffembed.models.attention import PACKED
 from diffembed.models.backbone import set_causal
-from diffembed.models.checkpoint import ModelConfig, load_backbone, load_head, read_model_config, save_model
+from diffembed.models.checkpoint import load_backbone, read_model_config
 from diffembed.models.embedder import Embedder
 from diffembed.models.lexical import lexical_start
 from diffembed.models.pretrained import load_pretrained
 from diffembed.training.adapters import add_adapters, merge_adapters
-from diffembed.training.base import first_model, read_json, settle_base, write_text
-from diffembed.training.batches import StageData
-from diffembed.training.card import model_card
+from diffembed.training.base import first_model, settle_base
+from diffembed.training.batches import TextData
+from diffembed.training.checks import check_fit
+from diffembed.training.configs import CONTRASTIVE, PRETRAINING, StageConfig
+from diffembed.training.contrastive_data import ContrastiveData
 from diffembed.training.heldout import HeldOut, held_out_losses, read_held_out
-from diffembed.training.lm import frozen_parent, objective_facts
+from diffembed.training.lm import frozen_parent
 from diffembed.training.loop import STATE, Progress, Step, recompute_activations, train
 from diffembed.training.machine import probe_as_trained, settle_machine
-from diffembed.training.plans import language_plan, pair_plan
-from diffembed.training.recipe import PRETRAINING, Recipe, StageConfig, check_fit, read_recipe
-from diffembed.training.scoring import retrieval_scores, write_graphs
+from diffembed.training.merge_stage import merge_stage
+from diffembed.training.mined import with_mined_negatives
+from diffembed.training.plans import contrastive_plan, language_plan
+from diffembed.training.products import Products, machine_facts
+from diffembed.training.recipe import Recipe, read_recipe
 from diffembed.training.state import Report, clear_state, last_state, load_weights
+from diffembed.training.teacher import Teacher
 from diffembed.training.throughput import peak_rate, step_cost
-
-UNTRAINED = "untrained"
-START = "-start"  # after a stage's name: its lexical start, before any step
-DEFAULT_DIMS = (64, 128, 256, 512, 768, 1024)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +98,6 @@ class _Run:
         self.machine = settle_machine(self.recipe.run)
         if not self.machine.main:
             self.report = lambda _: None
-        if self.machine.world > 1 and (pairs := [s.name for s in stages if s.kind == "pair"]):
-            raise RecipeError(
-                f"stage '{pairs[0]}' compares all pairs of a batch and runs on one process, {self.machine.world} were "
-                "started; use torchrun for diffembed pretrain, and diffembed train without it for the rest"
-            )
         with self.machine.main_first():  # the others find what rank 0 wrote
             again = not resume and self.machine.main
             self.base = settle_base(
@@ -115,28 +107,21 @@ class _Run:
         stages = [s for s in self.recipe.stage if s.name in {x.name for x in stages}]
         for stage in stages:
             check_fit(stage, self.base.hidden_size, self.base.max_tokens)
-        if self.machine.main and self.recipe.score.untrained and self.recipe.score.sets:
-            self._score_untrained()
+        self.products = Products(
+            self.recipe, self.base, self.folder, self.output, self.into, self.data_root, self.report
+        )
+        if self.machine.main:
+            self.products.score_untrained()
         for stage in stages:
             self._stage(stage, resume)
-        names = [UNTRAINED, *(n for s in stages for n in (s.name + START, s.name))]
-        scores = {n: s for n in names if (s := read_json(self.output / n / "scores.json"))}
+        scores = self.products.all_scores(stages)
         model = self.output / stages[-1].name / "model"
         if kinds is None:
             if self.machine.main:
-                self._export(stages[-1], scores)
+                self.products.export(stages[-1], scores)
             self.machine.wait()
             model = self.into
         return RunReport(str(model), scores)
-
-    def _score_untrained(self) -> None:
-        folder = self.output / UNTRAINED
-        if (folder / "scores.json").is_file():
-            return
-        embedder = first_model(self.recipe, self.folder, self.base)
-        set_causal(embedder.backbone, False)
-        self._save(folder / "model", embedder, self._config(UNTRAINED, None, {}))
-        write_text(folder / "scores.json", json.dumps({"ndcg@10": self._retrieval(folder / "model")}))
 
     def _stage(self, stage: StageConfig, resume: bool) -> None:
         folder, machine = self.output / stage.name, self.machine
@@ -146,38 +131,42 @@ class _Run:
         if self._complete(stage):
             self.report(f"{stage.name}: complete, skipped")
             if machine.main and not (folder / "scores.json").is_file():
-                self._scores(folder, {})
+                self.products.scores(folder, {})
+            machine.wait()
+            return
+        if stage.kind == "merge":
+            if machine.main:
+                self._need_parents(stage)
+                sweep = merge_stage(stage, self.products)
+                self.products.scores(folder, {"sweep": sweep} if sweep else {})
             machine.wait()
             return
         embedder = self._start(stage)
         self._report_shift(stage)
         probe_as_trained(embedder.backbone, machine, causal=stage.kind == "causal")
-        with machine.main_first():  # rank 0 counts the corpus, the others read its counts
-            data = StageData(
-                stage,
-                self.base.tokenizer,
-                self.data_root,
-                self.recipe.run.seed,
-                eot_token_id=self.base.eot_token_id,
-                cache=self.output / "corpus",
-                report=self.report,
-            )
+        with machine.main_first():  # rank 0 mines and counts, the others read what it wrote
+            data = self._data(stage)
         if stage.lexical_start:
+            assert isinstance(data, ContrastiveData)  # the recipe was checked
             lexical_start(embedder.backbone, data.token_counts())
-            self._score_start(stage, embedder)
+            if machine.main:
+                self.products.score_start(stage, embedder)
         held_out = self._read_held_out(stage)
         before = self._held_out(stage, embedder, held_out)
-        teacher = frozen_parent(embedder) if stage.alignment_weight else None
+        frozen = frozen_parent(embedder) if stage.alignment_weight else None
         tuner = add_adapters(embedder, stage, self.recipe.run.seed) if stage.lora_rank else None
         if stage.gradient_checkpointing:
             recompute_activations(embedder.backbone, True)
         cost = step_cost(embedder, causal=stage.kind == "causal")
         plan: Callable[[int], Step]
-        if stage.kind == "pair":
-            plan = pair_plan(stage, data, dims=self.dims(stage), cost=cost)
+        if isinstance(data, ContrastiveData):
+            teacher = Teacher(self._teacher(stage), self.base.tokenizer) if stage.teacher else None
+            plan = contrastive_plan(
+                stage, data, dims=self.products.dims(stage), machine=machine, cost=cost, teacher=teacher
+            )
         else:
             mask = self.base.mask_token_id
-            plan = language_plan(stage, data, mask_token_id=mask, machine=machine, cost=cost, teacher=teacher)
+            plan = language_plan(stage, data, mask_token_id=mask, machine=machine, cost=cost, teacher=frozen)
         facts = train(
             embedder,
             stage,
@@ -195,6 +184,50 @@ class _Run:
             self._finish(stage, embedder, tuner, data, facts, held_out, before)
         machine.wait()
 
+    def _data(self, stage: StageConfig) -> TextData | ContrastiveData:
+        base, seed, cache = self.base, self.recipe.run.seed, self.output / "corpus"
+        if stage.kind in PRETRAINING:
+            return TextData(
+                stage,
+                base.tokenizer,
+                self.data_root,
+                seed,
+                eot_token_id=base.eot_token_id,
+                cache=cache,
+                report=self.report,
+            )
+        if stage.mine:
+            self._need_parents(stage)
+            stage = with_mined_negatives(
+                stage,
+                self.output / self.recipe.parents_of(stage)[0].name / "model",
+                self.data_root,
+                self.output / stage.name,
+                seed,
+                mine=self.machine.main,
+                report=self.report,
+            )
+        return ContrastiveData(
+            stage,
+            base.tokenizer,
+            self.data_root,
+            seed,
+            end_token_id=base.eot_token_id,
+            max_tokens=base.max_tokens,
+            cache=cache,
+            report=self.report,
+        )
+
+    def _teacher(self, stage: StageConfig) -> str:
+        """A directory beside the recipe where there is one, else as given."""
+        local = self.folder / stage.teacher
+        return str(local) if local.is_dir() else stage.teacher
+
+    def _need_parents(self, stage: StageConfig) -> None:
+        for parent in self.recipe.parents_of(stage):
+            if not (self.output / parent.name / "model").is_dir():
+                raise RecipeError(f"stage '{stage.name}' needs '{parent.name}', which is not complete: run it")
+
     def _complete(self, stage: StageConfig) -> bool:
         model = self.output / stage.name / "model"
         if not model.is_dir():
@@ -211,12 +244,15 @@ class _Run:
         parent = self.recipe.parent_of(stage)
         if parent is None:
             embedder = first_model(self.recipe, self.folder, self.base)
+        elif stage.kind in CONTRASTIVE:
+            self._need_parents(stage)
+            embedder = Embedder(load_backbone(self.output / parent.name / "model", attn_implementation=PACKED))
         else:
-            source = self.output / parent.name / "model"
-            if not source.is_dir():
-                raise RecipeError(f"stage '{stage.name}' starts from '{parent.name}', which is not complete: run it")
-            loaded = load_pretrained(source)
+            self._need_parents(stage)
+            loaded = load_pretrained(self.output / parent.name / "model")
             embedder = Embedder(loaded.model, loaded.head)
+        if stage.kind in CONTRASTIVE:
+            embedder.head = None  # nothing is predicted: an output matrix of its own would learn nothing
         set_causal(embedder.backbone, stage.kind == "causal")
         return embedder.to(self.machine.device)
 
@@ -245,13 +281,13 @@ class _Run:
         stage: StageConfig,
         embedder: Embedder,
         tuner: Any,
-        data: StageData,
+        data: TextData | ContrastiveData,
         facts: dict[str, Any],
         held_out: HeldOut | None,
         before: dict[str, float],
     ) -> None:
         """Whole weights again, measured and saved as a model directory; then the checkpoints may go."""
-        folder, machine, parent = self.output / stage.name, self.machine, self.recipe.parent_of(stage)
+        folder, machine = self.output / stage.name, self.machine
         if machine.sharded:  # what is in memory are shards
             embedder = self._start(stage)
             tuner = add_adapters(embedder, stage, self.recipe.run.seed) if stage.lora_rank else None
@@ -264,67 +300,14 @@ class _Run:
         if tuner is not None:
             merge_adapters(embedder, tuner)
         after = self._held_out(stage, embedder, held_out)
-        machine_facts = {"precision": str(machine.dtype).removeprefix("torch."), "device": machine.device.type}
-        manifest = {
-            "recipe": self.recipe.run.name,
-            "stage": stage.name,
-            "stage_fingerprint": self.recipe.fingerprint(stage),
-            "parent": parent.name if parent else None,
-            "base": self.base.facts,
-            "objective": objective_facts(stage, self.base.mask_token_id),
-            "training": facts | machine_facts | {"processes": machine.world},
-            "earlier": self._earlier(parent),
-            "seed": self.recipe.run.seed,
-            "data": {
-                s.name: {"paths": list(s.paths), "rows": len(r)}
-                for s, r in zip(stage.source, data.sources, strict=True)
-            },
-            "versions": {"diffembed": __version__, "torch": torch.__version__, "python": platform.python_version()},
-            "command": f"diffembed train runs/{self.recipe.run.name}.toml",
+        sources = {
+            s.name: {"paths": list(s.paths), "rows": len(r)} for s, r in zip(stage.source, data.sources, strict=True)
         }
-        config = self._config(f"{self.recipe.run.name}-{stage.name}", stage, manifest)
-        self._save(folder / "model", embedder, config)
-        self._scores(folder, {"held_out_before": before, "held_out_after": after} if before else {})
+        manifest = self.products.manifest(stage, facts | machine_facts(machine), sources)
+        config = self.products.config(f"{self.recipe.run.name}-{stage.name}", stage, manifest)
+        self.products.save(folder / "model", embedder, config)
+        self.products.scores(folder, {"held_out_before": before, "held_out_after": after} if before else {})
         clear_state(folder / STATE)
-
-    def _save(self, path: Path, embedder: Embedder, config: ModelConfig) -> None:
-        head = None if embedder.head is None else embedder.head.detach()
-        save_model(path, embedder.backbone, self.base.tokenizer, config, head=head)
-
-    def _score_start(self, stage: StageConfig, embedder: Embedder) -> None:
-        """What a lexical start alone is worth: without it the stage would be given credit for it."""
-        name = f"{stage.name}{START}"
-        folder = self.output / name
-        if not self.recipe.score.sets or (folder / "scores.json").is_file():
-            return
-        self._save(folder / "model", embedder, self._config(name, stage, {}))
-        write_text(folder / "scores.json", json.dumps({"ndcg@10": self._retrieval(folder / "model")}))
-
-    def _earlier(self, parent: StageConfig | None) -> list[dict[str, Any]]:
-        if parent is None:
-            return []
-        manifest = read_model_config(self.output / parent.name / "model").manifest
-        own = {k: manifest[k] for k in ("stage", "objective", "training", "data")}
-        return [*manifest["earlier"], own]
-
-    def dims(self, stage: StageConfig) -> tuple[int, ...]:
-        """Matryoshka widths of a pair stage, the hidden size always among them."""
-        hidden = self.base.hidden_size
-        return tuple(sorted({*(d for d in (stage.dims or DEFAULT_DIMS) if d < hidden), hidden}))
-
-    def _config(self, name: str, stage: StageConfig | None, manifest: dict[str, Any]) -> ModelConfig:
-        base, pair = self.base, [s for s in self.recipe.stage if s.kind == "pair"]
-        trained = bool(pair) and manifest.get("stage") in {s.name for s in pair}
-        return ModelConfig(
-            name=name,
-            dims=self.dims(pair[-1]) if trained else (base.hidden_size,),
-            max_tokens=base.max_tokens,
-            mask_token_id=base.mask_token_id,
-            pad_token_id=base.pad_token_id,
-            eot_token_id=base.eot_token_id,
-            shift=self.recipe.shift_after(stage, base.shift),
-            manifest=manifest,
-        )
 
     def _read_held_out(self, stage: StageConfig) -> HeldOut | None:
         """The held-out text of a stage that models language, on the process that measures."""
@@ -349,30 +332,3 @@ class _Run:
         embedder.eval()
         with self.machine.autocast():
             return held_out_losses(stage, embedder, found, self.base.mask_token_id)
-
-    def _scores(self, folder: Path, scores: dict[str, Any]) -> None:
-        if self.recipe.score.sets:
-            scores = scores | {"ndcg@10": self._retrieval(folder / "model")}
-        write_text(folder / "scores.json", json.dumps(scores, indent=2))
-        for name, values in scores.items():
-            self.report(f"{folder.name} {name}: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
-
-    def _retrieval(self, model: Path) -> dict[str, float]:
-        def report(line: str) -> None:
-            self.report(f"{model.parent.name}: {line}")
-
-        return retrieval_scores(model, self.data_root, self.recipe.score.sets, report)
-
-    def _export(self, stage: StageConfig, scores: dict[str, dict[str, Any]]) -> None:
-        source, export = self.output / stage.name / "model", self.recipe.export
-        config = dataclasses.replace(read_model_config(source), name=self.recipe.run.name)
-        self.report(f"export: {self.into}")
-        card = model_card(config, scores, measured=bool(export.into))
-        head = load_head(source) if stage.kind in PRETRAINING else None  # embedding does not need it
-        backbone = load_backbone(source)
-        save_model(self.into, backbone, self.base.tokenizer, config, dtype=export.dtype, card=card, head=head)
-
-        def report(line: str) -> None:
-            self.report(f"export: {line}")
-
-        write_graphs(self.into, ("int8", "fp32") if export.fp32_onnx else ("int8",), report)

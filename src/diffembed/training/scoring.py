@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffembed.data.beir import RetrievalTask, load_beir
+from diffembed.data.sections import load_sections
 from diffembed.errors import NotExportableError
+from diffembed.training.configs import ScoreConfig
 from diffembed.training.state import Report
 
 if TYPE_CHECKING:
     from diffembed.models.export import Precision
+
+LATE = " late"  # after the name of a contextual set: the chunks of a document were read together
 
 
 def write_graphs(model: Path, precisions: Sequence[Precision], report: Report) -> None:
@@ -26,14 +31,25 @@ def write_graphs(model: Path, precisions: Sequence[Precision], report: Report) -
             report(f"no {precision} ONNX graph, the torch runtime runs the model: {error}")
 
 
-def retrieval_scores(model: Path, data_root: Path, sets: Sequence[str], report: Report) -> dict[str, float]:
-    """nDCG@10 of int8 vectors by set, development queries, fp32 weights; and their ``mean``."""
-    from diffembed.evaluation.retrieval import evaluate_retrieval
+def retrieval_scores(model: Path, data_root: Path, score: ScoreConfig, report: Report) -> dict[str, float]:
+    """nDCG@10 of int8 vectors by set, development queries, fp32 weights; and their ``mean``.
+
+    Contextual sets and the sections of long documents count twice: chunks read alone, and together (``NAME late``).
+    """
+    from diffembed.evaluation.retrieval import evaluate_encoder, load_encoder
 
     write_graphs(model, ("fp32",), report)
+    encoder = load_encoder(str(model))
+    alone: tuple[bool, ...] = (False,)
+    both: tuple[bool, ...] = (False, True)
+    tasks: list[tuple[str, RetrievalTask, tuple[bool, ...]]] = []
+    for names, how in ((score.sets, alone), (score.contextual, both)):
+        tasks += [(name, load_beir(data_root / name, "dev", split_by=score.split_by), how) for name in names]
+    tasks += [(f"{name} sections", load_sections(data_root / name, "dev"), both) for name in score.sections]
     scores = {}
-    for name in sets:
-        result = evaluate_retrieval(data_root / name, model=str(model), split="dev", dtype="int8")
-        scores[name] = round(result.scores["ndcg@10"], 4)
+    for name, task, forms in tasks:
+        for together in forms:
+            result = evaluate_encoder(task, encoder, dtype="int8", contextual=together)
+            scores[name + LATE * together] = round(result.scores["ndcg@10"], 4)
     scores["mean"] = round(float(np.mean(list(scores.values()))), 4)
     return scores

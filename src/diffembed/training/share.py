@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from diffembed.objectives.targets import Targets, regroup
-from diffembed.text.batching import batches_by_tokens
+from diffembed.text.batching import TokenizedSequence, batches_by_tokens, pack
+from diffembed.training.grad_cache import Share
 
 
 def shares(lengths: Sequence[int], world: int) -> list[list[int]]:
@@ -56,6 +57,29 @@ def deal(planned: Sequence[Targets], *, rank: int, world: int, micro_tokens: int
     nothing = idle.rows[:0]
     idle = replace(idle, rows=nothing, target_ids=nothing, weights=idle.weights[:0], aligned=nothing)
     return [_with_a_target(t) for t in own + [idle] * (max(map(len, groups)) - len(own))]
+
+
+def deal_spans(sequences: Sequence[TokenizedSequence], queries: int, rank: int, world: int, micro_tokens: int) -> Share:
+    """What one process reads of a contrastive step; every process gets equally many packs.
+
+    Args:
+        sequences: of the whole step, the same on every process; the first ``queries`` are queries.
+        micro_tokens: bounds the (padded) tokens of one forward pass.
+    """
+    lengths = [len(s) for s in sequences]
+    starts = np.cumsum([0, *(len(s.spans) for s in sequences)])
+    packs: list[list[list[int]]] = []
+    for mine in shares(lengths, world):
+        groups = batches_by_tokens([lengths[i] for i in mine], micro_tokens)
+        packs.append([[mine[i] for i in group] for group in groups])
+    spans = [[s for group in own for i in group for s in range(starts[i], starts[i + 1])] for own in packs]
+    order = np.empty(int(starts[-1]), dtype=np.int64)
+    order[np.concatenate([np.array(own, dtype=np.int64) for own in spans])] = np.arange(len(order))
+    idle = max(map(len, packs)) - len(packs[rank])
+    shortest = pack([min(sequences, key=len)])
+    own = [pack([sequences[i] for i in group]) for group in packs[rank]]
+    counts = tuple(len(own) for own in spans)
+    return Share((*own, *[shortest] * idle), idle, counts, order, np.arange(rank, queries, world), rank)
 
 
 def _with_a_target(targets: Targets) -> Targets:

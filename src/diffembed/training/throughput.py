@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diffembed.models.attention import window_reach
 from diffembed.models.embedder import Embedder
@@ -71,23 +72,31 @@ def _beyond(lengths: IntArray, reach: int) -> float:
     return float((seen * lengths - seen * (seen + 1) // 2).sum())  # the outermost see 0, 1, ... of them
 
 
-def step_cost(embedder: Embedder, *, causal: bool) -> StepCost:
+def step_cost(embedder: Embedder, *, causal: bool, backward: bool = True) -> StepCost:
     """The cost of a model: 2 operations a weight forward, 2 for the input's gradient, 2 where the weight learns.
 
-    Vectors (norms, biases) are not counted, nor is looking up an embedding.
+    Vectors (norms, biases) are not counted, nor is looking up an embedding. Asks for shapes alone, so a model on the
+    meta device will do.
+
+    Args:
+        backward: ``False`` counts a forward pass alone.
     """
     config, token = embedder.backbone.config, 0
     table, lookup = embedder.output_table(), embedder.backbone.get_input_embeddings().weight
+
+    def operations(weight: Tensor) -> int:
+        return (2 + backward * (2 + 2 * weight.requires_grad)) * weight.numel()
+
     for parameter in embedder.parameters():
         if parameter.ndim == 2 and parameter is not table and parameter is not lookup:
-            token += (4 + 2 * parameter.requires_grad) * parameter.numel()
+            token += operations(parameter)
     heads = int(config.num_attention_heads)
     width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * int(config.num_hidden_layers)
     window = int(getattr(config, "sliding_window", None) or 0)
     reaches = tuple(window_reach(causal, window if kind == "sliding_attention" and window else None) for kind in kinds)
-    target = (4 + 2 * table.requires_grad) * table.numel()
-    return StepCost(float(token), 12.0 * heads * width, float(target), reaches)
+    pair = (4.0 + 8.0 * backward) * heads * width
+    return StepCost(float(token), pair, float(operations(table)), reaches)
 
 
 def peak_rate(device: torch.device, dtype: torch.dtype, rows: int, inner: int, columns: int) -> tuple[float, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from diffembed.data.sources import read_texts
-from diffembed.training.recipe import TokenizerConfig
+from diffembed.training.configs import TokenizerConfig
 
 PAD, EOT, MASK = "[pad]", "[eot]", "[mask]"
 PAD_ID, EOT_ID, MASK_ID = 0, 1, 2
