@@ -11,7 +11,8 @@ A block says in its opening comment which result file it shows and which metrics
     -->
     <!-- /figures -->
 
-Each line is a row, `label = metric`. With `columns:` the metric has a `*` that stands for each column's key in turn.
+Each line is a row, `label = metric`. With `columns:` the metric has a `*` that stands for each column's key in turn; or
+the columns' keys have it, and it stands for what the row names (`columns: tokens/s = mixed.*.rate`, `ours = ours`).
 `each = en-*.ndcg@10` makes one row for every data set of the result whose name fits (`DATASET.COLUMN.METRIC`; the
 pattern is split at its last dot). Without any line every metric of the file is shown. A missing cell is a dash; a row
 without any figure is an error, so a renamed metric cannot leave the page in silence.
@@ -80,7 +81,7 @@ def render(result: dict[str, Any], specification: Sequence[str]) -> list[str]:
         rows = [(name, name) for name in metrics]
     table = [["", *(columns or {"value": ""})]]
     for label, metric in rows:
-        keys = [metric.replace("*", key) for key in columns.values()] if columns else [metric]
+        keys = [_cell(metric, key) for key in columns.values()] if columns else [metric]
         cells = [metrics.get(key) for key in keys]
         if all(cell is None for cell in cells):
             raise BlockError(f"row {label!r} has no figure; the result has none of: {', '.join(keys)}")
@@ -127,6 +128,11 @@ def _pair(text: str) -> tuple[str, str]:
     if not separator:
         raise BlockError(f"{text.strip()!r} is not understood; write `label = metric`")
     return label.strip(), value.strip()
+
+
+def _cell(metric: str, key: str) -> str:
+    """The name of a cell's figure: whichever of row and column has the ``*`` takes the other's name for it."""
+    return key.replace("*", metric) if "*" in key else metric.replace("*", key)
 
 
 def _each(metrics: dict[str, float], pattern: str) -> list[tuple[str, str]]:

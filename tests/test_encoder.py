@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ import pytest
 from diffembed import encoder as module
 from diffembed.encoder import Encoder, resolve_model
 from diffembed.errors import InputError, MissingExtraError, ModelError
+from diffembed.models.checkpoint import load_tokenizer, read_model_config
+from diffembed.text.batching import PackedBatch, TokenizedSequence, pack
+from diffembed.text.windows import PIECES, windows_over
 from diffembed.vectors.quantize import quantize
 
 
@@ -92,12 +97,110 @@ def test_long_document_is_read_through_windows(encoder: Encoder, corpus: list[st
     document = corpus * 3
     whole = encoder.encode_chunks([corpus[:1], document, corpus[1:2]])
     assert len(whole) == len(document) + 2
-    assert whole.truncated == ()
-    counts = np.cumsum(np.array(encoder.count_tokens(document)) + 1) - 1
-    fits = int((counts <= encoder.max_tokens).sum())
-    assert 1 < fits < len(document)
-    window = encoder.encode_chunks([document[:fits]]).values
-    assert np.abs(whole.documents()[1][:fits] - window).max() < 1e-4
+    assert (whole.truncated, whole.windowed) == ((), (1,))
+    windows = windows_over(encoder.count_tokens(document), [1] * len(document), encoder.max_tokens)
+    assert len(windows) > 2
+    for window in windows:  # each chunk is read as if its window were the document
+        alone = encoder.encode_chunks([document[window.start : window.end]]).values
+        rows = whole.documents()[1][window.owned]
+        assert np.abs(rows - alone[window.owned - window.start]).max() < 1e-4
+
+
+class NumberedRuntime:
+    """Gives every span the number of its chunk and what it was shown before and after it, in tokens."""
+
+    name, precision = "numbered", "fp32"
+
+    def span_means(self, batch: PackedBatch) -> np.ndarray[Any, Any]:
+        ends = batch.cu_seqlens[np.searchsorted(batch.cu_seqlens, batch.spans[:, 0], side="right")]
+        starts = batch.cu_seqlens[np.searchsorted(batch.cu_seqlens, batch.spans[:, 0], side="right") - 1]
+        means = np.zeros((len(batch.spans), 64), np.float32)
+        means[:, 0] = batch.token_ids[batch.spans[:, 0]]
+        means[:, 1], means[:, 2] = batch.spans[:, 0] - starts, ends - batch.spans[:, 1]
+        return means
+
+
+def test_a_book_in_order_with_context_on_both_sides(tiny_model_dir: Path) -> None:
+    """20,000 chunks of unlike lengths: every row carries its chunk's number, and its chunk was shown context."""
+    config = replace(read_model_config(tiny_model_dir), quantizer="none", name="numbered")
+    encoder = Encoder("numbered", tiny_model_dir, config, NumberedRuntime())
+    vocabulary = load_tokenizer(tiny_model_dir)
+    letters = [t for t in "abcdefghijklmnopqrstuvwxyz" if len(vocabulary.encode(t).ids) == 1]
+    chunks = [letters[i % len(letters)] * (1 + i % 3) for i in range(20_000)]
+    began = time.perf_counter()
+    found = encoder.encode_chunks([chunks])
+    assert time.perf_counter() - began < 20
+    first = [vocabulary.encode(chunk, add_special_tokens=False).ids[0] for chunk in chunks]
+    assert found.values[:, 0].tolist() == first
+    middle = found.values[100:-100]
+    assert middle[:, 1:3].min() >= encoder.max_tokens // 8 - 4
+    assert found.tokens <= 1.5 * (sum(encoder.count_tokens(chunks)) + len(chunks))
+
+
+def test_long_text_through_windows_is_the_mean_of_its_tokens(encoder: Encoder, corpus: list[str]) -> None:
+    long = " ".join(corpus)
+    found = encoder.encode_documents([corpus[0], long], windows=True)
+    assert found.windowed == (1,)
+    assert np.abs(found.values[0] - encoder.encode_documents([corpus[0]]).values[0]).max() < 1e-4
+    count = encoder.count_tokens([long])[0]
+    size = encoder.max_tokens // PIECES
+    pieces = [min(size, count - start) for start in range(0, count, size)]
+    ids = load_tokenizer(encoder.path).encode(long, add_special_tokens=False).ids
+    total = np.zeros(64)
+    for window in windows_over(pieces, [0] * len(pieces), encoder.max_tokens):
+        first, last = window.start * size, min(window.end * size, count)
+        spans = tuple((i * size - first, min((i + 1) * size, count) - first) for i in window.owned.tolist())
+        means = encoder.runtime.span_means(pack([TokenizedSequence(tuple(ids[first:last]), spans)]))
+        total += (means * [[end - start] for start, end in spans]).sum(axis=0)
+    assert np.abs(np.tanh(total / count) - found.values[1]).max() < 1e-4
+    chunked = encoder.encode_chunks([[corpus[1], long, corpus[2]]], windows=True)
+    assert (len(chunked), chunked.windowed) == (3, (0,))
+    with pytest.raises(InputError, match="truncate and windows"):
+        encoder.encode_documents([long], windows=True, truncate=True)
+
+
+def test_tokens(encoder: Encoder, corpus: list[str], tiny_model_dir: Path) -> None:
+    config = replace(encoder.config, quantizer="none")
+    plain = Encoder("plain", tiny_model_dir, config, encoder.runtime)
+    found = plain.encode_tokens(corpus)
+    assert np.diff(found.offsets).tolist() == encoder.count_tokens(corpus)
+    means = np.stack([rows.mean(axis=0) for rows in found.texts()])
+    assert np.abs(means - plain.encode_documents(corpus).values).max() < 1e-4
+    for number, text in enumerate(corpus):
+        places = found.characters[found.offsets[number] : found.offsets[number + 1]]
+        assert places[0, 0] == 0
+        assert places[-1, 1] == len(text)
+        assert (places[1:, 0] <= places[:-1, 1]).all()
+    int8 = encoder.encode_tokens(corpus[:2], dtype="int8", dims=32)
+    assert (int8.values.shape, int8.values.dtype) == ((found.offsets[2], 32), np.int8)
+    assert np.array_equal(int8.values, quantize(found.values[: found.offsets[2]], "int8", dims=32))
+    long = " ".join(corpus)
+    with pytest.raises(InputError, match="reads at most 128"):
+        encoder.encode_tokens([long])
+    assert len(encoder.encode_tokens([long], truncate=True)) == 128
+    assert encoder.encode_tokens([]).values.shape == (0, 64)
+
+
+def test_prompts_stand_before_texts(encoder: Encoder, corpus: list[str], tiny_model_dir: Path) -> None:
+    config = replace(encoder.config, query_prompt="find: ", document_prompt="text: ")
+    prompted = Encoder("prompted", tiny_model_dir, config, encoder.runtime)
+    asked = encoder.encode_documents(["find: " + corpus[0], "text: " + corpus[0], "x " + corpus[0]]).values
+    assert np.abs(prompted.encode_queries(corpus[:1]).values - asked[0]).max() < 1e-4
+    assert np.abs(prompted.encode_documents(corpus[:1]).values - asked[1]).max() < 1e-4
+    assert np.abs(prompted.encode_queries(corpus[:1], prompt="x ").values - asked[2]).max() < 1e-4
+    assert np.abs(prompted.encode_chunks([corpus[:1]]).values - asked[1]).max() < 1e-4
+
+
+def test_values_that_are_not_finite_are_an_error(tiny_model_dir: Path) -> None:
+    class Broken(NumberedRuntime):
+        precision = "fp16"
+
+        def span_means(self, batch: PackedBatch) -> np.ndarray[Any, Any]:
+            return super().span_means(batch) * np.float32(np.nan)
+
+    encoder = Encoder("broken", tiny_model_dir, read_model_config(tiny_model_dir), Broken())
+    with pytest.raises(ModelError, match="not finite in fp16 on the numbered runtime; load it with precision 'fp32'"):
+        encoder.encode_documents(["a text"])
 
 
 def test_over_the_limit_is_refused_or_listed(encoder: Encoder, corpus: list[str]) -> None:

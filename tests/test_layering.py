@@ -25,9 +25,21 @@ LAYERS = [
     {"errors"},
     {"text", "vectors"},
     {"models", "runtime", "objectives"},
-    {"encoder", "encode_file", "infill", "training", "data"},
-    {"index", "evaluation", "synthesis"},
-    {"serving", "scale", "console", "exits", "doctor", "verbs", "cli_options", "cli_training", "cli", "__main__"},
+    {"encoder", "chunker", "bulk", "infill", "training", "data"},
+    {"index", "evaluation", "synthesis", "integrations"},
+    {
+        "serving",
+        "scale",
+        "console",
+        "exits",
+        "doctor",
+        "verbs",
+        "cli_options",
+        "cli_bulk",
+        "cli_training",
+        "cli",
+        "__main__",
+    },
 ]
 # Upward imports that are meant: importer, imported part, and why.
 MEANT: dict[tuple[str, str], str] = {
@@ -44,6 +56,8 @@ TORCH_FREE = [
     "vectors",
     "runtime/onnx.py",
     "encoder.py",
+    "chunker.py",
+    "bulk",
     "index",
     "serving",
     "console.py",
@@ -53,15 +67,23 @@ TORCH_FREE += [
     "verbs.py",
     "cli.py",
     "cli_options.py",
+    "cli_bulk.py",
     "cli_training.py",
     "exits.py",
     "__init__.py",
     "__main__.py",
+    "models/adopt.py",
     "models/checkpoint.py",
     "models/files.py",
+    "models/foreign.py",
+    "models/lora.py",
+    "models/released.py",
+    "models/stack.py",
+    "runtime/start.py",
 ]
 HEAVY = {"torch", "transformers", "accelerate", "sentence_transformers"}
-LAZY_IN = {"models/checkpoint.py"}  # needs torch inside the functions that write and load weights
+# They need torch, or the tokenizers of transformers, inside the functions that load or write.
+LAZY_IN = {"models/checkpoint.py", "models/released.py"}
 FORBIDDEN = {"pickle", "cPickle", "shelve", "marshal", "joblib", "dill", "cloudpickle"}
 
 

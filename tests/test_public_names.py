@@ -17,6 +17,8 @@ REPO = Path(__file__).parents[1]
 ENV = {**os.environ, "PYTHONPATH": str(REPO / "src")}
 
 PUBLIC = [
+    "Chunk",
+    "Chunker",
     "DiffembedError",
     "Embeddings",
     "Encoder",

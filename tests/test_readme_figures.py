@@ -73,6 +73,13 @@ def test_rows_for_each_data_set_and_all_metrics(tables: ModuleType, results: Pat
     assert len(tables.render(RESULT, [])) == 2 + len(RESULT["metrics"])
 
 
+def test_columns_may_name_the_metric_and_rows_the_contender(tables: ModuleType) -> None:
+    table = tables.render(RESULT, ["columns: short = short.*.rate, long = long.*.rate", "we = ours", "they = peer"])
+    assert table[2:] == ["| we | 5,120 | 0.855 |", "| they | 1,234 | - |"]
+    with pytest.raises(tables.BlockError, match="row 'none' has no figure; .* short.nobody.rate, long.nobody.rate"):
+        tables.render(RESULT, ["columns: short = short.*.rate, long = long.*.rate", "none = nobody"])
+
+
 def test_a_changed_figure_makes_the_page_stale(tables: ModuleType, results: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- figures:speed\nload = load\n-->\n<!-- /figures -->\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diffembed.chunker import Chunker
     from diffembed.encoder import Encoder
     from diffembed.errors import (
         DiffembedError,
@@ -25,12 +26,15 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from diffembed.index import Hit, Index
+    from diffembed.text.chunking import Chunk
     from diffembed.vectors.embeddings import Embeddings
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Encoder": "diffembed.encoder",
+    "Chunker": "diffembed.chunker",
+    "Chunk": "diffembed.text.chunking",
     "Index": "diffembed.index",
     "Hit": "diffembed.index",
     "Embeddings": "diffembed.vectors.embeddings",
@@ -45,6 +49,8 @@ _HOME = {
 
 __all__ = [
     "Encoder",
+    "Chunker",
+    "Chunk",
     "Index",
     "Hit",
     "Embeddings",

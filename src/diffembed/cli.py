@@ -1,6 +1,7 @@
 """The command line: one Typer application, and each verb calls one public function.
 
-Here stand the options and their help (those of the verbs around training in ``cli_training.py``); ``verbs.py`` does
+Here stand the options and their help (those of bulk encoding in ``cli_bulk.py``, those of the verbs around
+training in ``cli_training.py``); ``verbs.py`` does
 what they say, ``exits.py`` turns failures into a line and an exit code. stdout carries data only, stderr carries
 progress. The verbs are imported when they are called, so that ``--help`` starts fast.
 """
@@ -12,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from diffembed import __version__, cli_training, console
-from diffembed.cli_options import DimsOption, Dtype, JsonOption, ModelOption, Split
+from diffembed import __version__, cli_bulk, cli_training, console
+from diffembed.cli_options import ChunkingOption, DimsOption, Dtype, ExportPrecision, JsonOption, ModelOption, Split
 from diffembed.exits import EXIT_CODES, ExplainingGroup
 
 # Plain help, the same on a terminal and in a pipe, and no rich to import for it.
@@ -58,6 +59,7 @@ def search(
     ] = None,
     top: Annotated[int, typer.Option("--top", "-k", min=1, metavar="K", help="How many chunks to print.")] = 10,
     model: ModelOption = "default",
+    chunking: ChunkingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Search files by meaning.
@@ -73,7 +75,8 @@ def search(
     """
     from diffembed import verbs
 
-    verbs.search(query, paths or [Path(".")], top=top, model=model, as_json=as_json)
+    strategy = chunking.value if chunking else None
+    verbs.search(query, paths or [Path(".")], top=top, model=model, chunking=strategy, as_json=as_json)
 
 
 @app.command(short_help="Index files into a folder of your choice.")
@@ -85,53 +88,24 @@ def index(
         Path, typer.Option("--into", metavar="DIR", help="The index folder to make or to bring up to date.")
     ],
     model: ModelOption = "default",
+    chunking: ChunkingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Index files into a folder of your choice; `diffembed search QUERY DIR` searches it.
 
-    Run again, it reads only the files whose content changed.
-
-    \b
-    Example:
-      diffembed index notes/ src/ --into notes.index
-    """
-    from diffembed import verbs
-
-    verbs.index(paths, into, model=model, as_json=as_json)
-
-
-@app.command()
-def encode(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="INPUT",
-            help='.txt (one text a line) or .jsonl ("text", or "chunks": [...]); - reads lines from stdin.',
-            show_default=False,
-        ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The .npy or .parquet file to write.")],
-    dtype: Annotated[Dtype, typer.Option("--dtype", help="The form of the vectors.")] = Dtype.float32,
-    dims: DimsOption = None,
-    model: ModelOption = "default",
-    truncate: Annotated[
-        bool, typer.Option("--truncate", help="Cut texts over the model's limit instead of refusing.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Write the vectors of many texts to a file.
+    Run again, it reads only the files whose content changed, and cuts them as before.
 
     \b
     Examples:
-      diffembed encode texts.txt --output texts.npy
-      diffembed encode documents.jsonl --output documents.parquet --dtype int8 --dims 128
-      cat texts.txt | diffembed encode - --output texts.npy --dtype binary
+      diffembed index notes/ src/ --into notes.index
+      diffembed index interviews/ --into interviews.index --chunking adaptive
     """
     from diffembed import verbs
 
-    verbs.encode(source, output, dtype=dtype.value, dims=dims, model=model, truncate=truncate, as_json=as_json)
+    verbs.index(paths, into, model=model, chunking=chunking.value if chunking else None, as_json=as_json)
 
 
+cli_bulk.add_commands(app)
 cli_training.add_commands(app)
 
 
@@ -205,19 +179,52 @@ def evaluate_retrieval(
 
 @app.command(short_help="Write a model with its ONNX graphs.")
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model directory.", show_default=False)],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model directory or a hub id.", show_default=False)],
     into: Annotated[Path, typer.Option("--into", metavar="DIR", help="The model directory to write.")],
+    precision: Annotated[ExportPrecision, typer.Option("--precision", help="Of the weights.")] = ExportPrecision.int8,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            metavar="FILE",
+            help="Texts that int8 weights are fitted to, the first 512: .txt, one a line, or .jsonl or .parquet with a "
+            "'text'. Without it, forty short texts of many languages.",
+        ),
+    ] = None,
+    min_cosine: Annotated[
+        float | None,
+        typer.Option("--min-cosine", metavar="X", help="Mean cosine to fp32 that int8 must reach; see --keep-float."),
+    ] = None,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-float",
+            metavar="LAYER",
+            help="A layer left in float32, '*' for any; may be repeated. Of need, "
+            "--min-cosine leaves the most sensitive ones.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model with its ONNX graphs, pooling and quantizer inside; takes sentence-transformers models too.
+    """Write a model with its ONNX graphs, pooling and quantizer inside, so that it runs without torch.
+
+    Takes sentence-transformers models (mean pooling over a BERT) and pplx-embed too.
 
     \b
-    Example:
+    Examples:
       diffembed export my-run/model --into my-model
+      diffembed export my-run/model --into my-model --precision both --calibrate texts.jsonl --min-cosine 0.999
     """
     from diffembed import verbs
 
-    verbs.export(model, into, as_json=as_json)
+    verbs.export(
+        model,
+        into,
+        precisions=("fp32", "int8") if precision is ExportPrecision.both else (precision.value,),
+        calibrate=calibrate,
+        settings={"keep_float": keep_float or (), "min_cosine": min_cosine},
+        as_json=as_json,
+    )
 
 
 @app.command(short_help="List the models at hand.")
@@ -228,7 +235,9 @@ def models(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the embedded model, the models in the cache folder, and those under each DIR.
+    """List the embedded model, the models in the cache folder, and those in and under each DIR.
+
+    Models of sentence-transformers, pplx-embed and DiffEmbed are listed too: docs/models.md says which load.
 
     \b
     Example:

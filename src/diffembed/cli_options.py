@@ -16,6 +16,25 @@ class Dtype(StrEnum):
     binary = "binary"
 
 
+class Chunking(StrEnum):
+    """How documents are cut into chunks; the strategies of ``Chunker``."""
+
+    structure = "structure"
+    fixed = "fixed"
+    sentence = "sentence"
+    markdown = "markdown"
+    code = "code"
+    adaptive = "adaptive"
+
+
+class ExportPrecision(StrEnum):
+    """Which ONNX graphs are written."""
+
+    int8 = "int8"
+    fp32 = "fp32"
+    both = "both"
+
+
 class Split(StrEnum):
     """Which queries of a data set are used; train and dev are told apart by the hash of their ids."""
 
@@ -26,7 +45,17 @@ class Split(StrEnum):
 
 ModelOption = Annotated[
     str,
-    typer.Option("--model", "-m", metavar="M", help="'default' (the embedded model), a model directory or a hub id."),
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="M",
+        help="'default' (the embedded model), a directory or a hub id: of diffembed, sentence-transformers, pplx-embed "
+        "or DiffEmbed.",
+    ),
+]
+ChunkingOption = Annotated[
+    Chunking | None,
+    typer.Option("--chunking", help="How documents are cut: by structure if left out; docs/chunking.md compares them."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DimsOption = Annotated[

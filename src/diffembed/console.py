@@ -69,7 +69,7 @@ def progress(what: str) -> Iterator[Progress]:
     """A progress bar on stderr when that is a terminal, otherwise a plain line every ten seconds.
 
     Yields:
-        A function ``(done, total)``. Nothing is drawn before its first call.
+        A function ``(done, total)``; a total of 0 is one that nobody knows. Nothing is drawn before its first call.
     """
     if not sys.stderr.isatty():
         yield _plain_progress(what)
@@ -88,7 +88,7 @@ def progress(what: str) -> Iterator[Progress]:
         if not started:
             bar.start()
             started = True
-        bar.update(task, completed=done, total=total)
+        bar.update(task, completed=done, total=total or None)
 
     try:
         yield tick
@@ -156,7 +156,7 @@ def _plain_progress(what: str) -> Progress:
         now = time.monotonic()
         if now - last >= _PLAIN_PROGRESS_SECONDS:
             last = now
-            remark(f"{what}: {done} of {total}")
+            remark(f"{what}: {done} of {total}" if total else f"{what}: {done}")
 
     return tick
 

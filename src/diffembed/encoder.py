@@ -7,40 +7,33 @@ vector is depends on that text alone, never on its neighbours in the call.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from diffembed.encode_file import EncodeReport, encode_file
 from diffembed.errors import InputError, ModelError
-from diffembed.models.checkpoint import (
-    CONFIG_FILE,
-    TOKENIZER_FILE,
-    WEIGHTS_FILE,
-    ModelConfig,
-    load_tokenizer,
-    read_model_config,
-)
+from diffembed.models.checkpoint import CONFIG_FILE, ModelConfig
 from diffembed.models.files import fetch_model
+from diffembed.models.foreign import fingerprint, read_config, read_tokenizer
 from diffembed.runtime import Runtime
-from diffembed.runtime.onnx import OnnxRuntime, find_graph
-from diffembed.text.batching import TokenizedSequence, batches_by_tokens, pack
-from diffembed.vectors.embeddings import VECTOR_DTYPES, Embeddings, VectorDtype
+from diffembed.runtime.start import Device, Precision, RuntimeName, start_runtime
+from diffembed.text.batching import IntArray, PackedBatch, TokenizedSequence, batches_by_tokens, blocks, pack
+from diffembed.text.windows import Frame, Reading, SharedRows, read_document
+from diffembed.vectors.embeddings import VECTOR_DTYPES, Embeddings, TokenEmbeddings, VectorDtype
 from diffembed.vectors.quantize import FloatArray, quantize
 
-__all__ = ["BUNDLED", "EncodeReport", "Encoder", "TextTooLongError", "encode_file", "resolve_model"]
+__all__ = ["BUNDLED", "Encoder", "TextTooLongError", "resolve_model"]
 
 Progress = Callable[[int, int], None]
 
 BUNDLED = Path(__file__).parent / "bundled"
 TOKEN_BUDGET = 4096  # padded tokens of one batch: large enough for full kernels, small enough for the caches
-_DOCUMENTS_AT_ONCE = 4096  # tokenized and sorted together; bounds the memory of a long list
+_DOCUMENTS_AT_ONCE, _CHARACTERS_AT_ONCE = 4096, 8_000_000  # sorted together; bounds the memory of a long list
+_TEXTS_TOKENIZED, _CHARACTERS_TOKENIZED = 1024, 1_000_000  # what the tokenizer tells of a text is far larger than it
 _STORED: dict[str, type[np.generic]] = {"float32": np.float32, "int8": np.int8, "binary": np.uint8}
 
 
@@ -58,7 +51,7 @@ class Encoder:
     Attributes:
         model_id: what was asked for: ``default``, a directory, a hub id.
         path: the model directory on disk.
-        config: its ``diffembed.json``.
+        config: its ``diffembed.json``, or what stands for it where the directory has another layout.
         runtime: what runs it.
     """
 
@@ -67,34 +60,36 @@ class Encoder:
         self.path = path
         self.config = config
         self.runtime = runtime
-        self._tokenizer = load_tokenizer(path)
+        self._tokenizer = read_tokenizer(path)
 
     @classmethod
     def load(
         cls,
         model: str | Path = "default",
         *,
-        runtime: Literal["auto", "onnx", "torch"] = "auto",
-        precision: Literal["auto", "int8", "fp32"] = "auto",
+        runtime: RuntimeName = "auto",
+        precision: Precision = "auto",
+        device: Device = "auto",
         threads: int | None = None,
     ) -> Encoder:
-        """Load a model.
+        """Load a model: one of ours, a sentence-transformers, pplx-embed or DiffEmbed checkpoint (``docs/models.md``).
 
         Args:
             model: ``default`` (the model that comes with the package), a directory, or a hub id (``owner/name``).
             runtime: ``onnx``, ``torch``, or ``auto``: onnx where the directory has a graph, else torch.
-            precision: of the weights; ``auto`` takes int8 if there is one. The torch runtime has fp32 only.
+            precision: of the weights: ``int8`` or ``fp32`` (onnx), ``fp32``, ``bf16`` or ``fp16`` (torch); ``auto``
+                takes int8 where there is such a graph, else fp32.
+            device: ``cpu``, ``cuda`` (torch), or ``auto``: on torch a GPU if there is one.
             threads: CPU threads; ``None`` leaves the choice to the runtime.
 
         Raises:
+            InputError: an unknown word, or a combination that no runtime has.
             ModelError: no such model, a file missing or damaged, no graph of that precision.
             MissingExtraError: the model needs something that is not installed.
         """
         path = resolve_model(model)
-        config = read_model_config(path)
-        if runtime not in ("auto", "onnx", "torch") or precision not in ("auto", "int8", "fp32"):
-            raise InputError(f"runtime {runtime!r} or precision {precision!r} is not known; see Encoder.load")
-        return cls(str(model), path, config, _start(path, config, runtime, precision, threads))
+        config = read_config(path)
+        return cls(str(model), path, config, start_runtime(path, config, runtime, precision, device, threads))
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -114,16 +109,16 @@ class Encoder:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over weights, tokenizer and ``diffembed.json``: equal fingerprints give equal vectors."""
-        digest = hashlib.sha256()
-        for name in (WEIGHTS_FILE, TOKENIZER_FILE, CONFIG_FILE):
-            with (self.path / name).open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-        return digest.hexdigest()
+        return fingerprint(self.path, self.config)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text as the model reads it, special ones included (empty texts are allowed here)."""
         around = len(self.config.prefix_ids) + len(self.config.suffix_ids)
         return [len(e.ids) + around for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def token_spans(self, texts: Sequence[str]) -> list[IntArray]:
+        """``[tokens, 2]`` for each text: start and end of its tokens in characters, special ones left out."""
+        return [np.array(e.offsets, dtype=np.int64).reshape(-1, 2) for e in self._encodings(texts)]
 
     def encode_queries(
         self,
@@ -132,10 +127,13 @@ class Encoder:
         dtype: VectorDtype = "float32",
         dims: int | None = None,
         truncate: bool = False,
+        windows: bool = False,
+        prompt: str | None = None,
         progress: Progress | None = None,
     ) -> Embeddings:
-        """Vectors of search queries; see :meth:`encode_documents` (queries and documents are read alike)."""
-        return self.encode_documents(texts, dtype=dtype, dims=dims, truncate=truncate, progress=progress)
+        """Vectors of search queries; as :meth:`encode_documents`, with the model's query prompt."""
+        prompt = self.config.query_prompt if prompt is None else prompt
+        return self._encode_texts(texts, prompt, _Options(dtype, dims, truncate, windows, progress))
 
     def encode_documents(
         self,
@@ -144,6 +142,8 @@ class Encoder:
         dtype: VectorDtype = "float32",
         dims: int | None = None,
         truncate: bool = False,
+        windows: bool = False,
+        prompt: str | None = None,
         progress: Progress | None = None,
     ) -> Embeddings:
         """Vectors of texts, one a text.
@@ -153,13 +153,16 @@ class Encoder:
             dtype: ``float32``, ``int8`` or ``binary``.
             dims: one of :attr:`dims`; ``None`` for the widest.
             truncate: cut texts over :attr:`max_tokens` (they are listed in the result) instead of refusing them.
+            windows: read texts over :attr:`max_tokens` through overlapping windows instead; a text's vector is then
+                the mean over all its tokens (they are listed, too).
+            prompt: put before every text and pooled with it; ``None`` takes the model's own.
             progress: called with (texts done, texts in all).
 
         Raises:
             InputError: an empty text, one over the limit, a width that was not trained.
         """
-        _check_texts(texts, "text")
-        return self._encode([[t] for t in texts], dtype, dims, truncate, progress, chunked=False)
+        prompt = self.config.document_prompt if prompt is None else prompt
+        return self._encode_texts(texts, prompt, _Options(dtype, dims, truncate, windows, progress))
 
     def encode_chunks(
         self,
@@ -168,19 +171,21 @@ class Encoder:
         dtype: VectorDtype = "float32",
         dims: int | None = None,
         truncate: bool = False,
+        windows: bool = False,
         progress: Progress | None = None,
     ) -> Embeddings:
         """Late chunking: one vector a chunk, each having read its whole document.
 
         The chunks of a document are joined by the end-of-text token, which is not pooled. A document longer than
-        :attr:`max_tokens` is read through consecutive windows, each filled with as many whole chunks as fit; a chunk
-        sees its own window only.
+        :attr:`max_tokens` is read through overlapping windows, and each chunk's vector is taken from the window that
+        shows it most context on both sides (``text/windows.py``): time grows linearly with the document.
 
         Args:
             documents: chunks in reading order; no document and no chunk empty.
             dtype: ``float32``, ``int8`` or ``binary``.
             dims: one of :attr:`dims`; ``None`` for the widest.
             truncate: cut single chunks over the limit; ``truncated`` then lists their documents.
+            windows: read single chunks over the limit through several windows instead of refusing them.
             progress: called with (documents done, documents in all).
 
         Returns:
@@ -192,38 +197,145 @@ class Encoder:
             if not isinstance(chunks, str) and len(chunks) == 0:
                 raise InputError(f"document {i} has no chunks; leave it out or give it one")
             _check_texts(chunks, f"document {i}, chunk")
-        return self._encode(documents, dtype, dims, truncate, progress, chunked=True)
+        if prompt := self.config.document_prompt:
+            documents = [[prompt + chunks[0], *chunks[1:]] for chunks in documents]
+        return self._encode(documents, _Options(dtype, dims, truncate, windows, progress), chunked=True)
 
-    def _encode(
+    def encode_tokens(
         self,
-        documents: Sequence[Sequence[str]],
-        dtype: VectorDtype,
-        dims: int | None,
-        truncate: bool,
-        progress: Progress | None,
+        texts: Sequence[str],
         *,
-        chunked: bool,
-    ) -> Embeddings:
-        width = self._width(dims, dtype)
-        total = len(documents)
+        dtype: VectorDtype = "float32",
+        dims: int | None = None,
+        truncate: bool = False,
+        progress: Progress | None = None,
+    ) -> TokenEmbeddings:
+        """A vector of every token, for late interaction and for whatever looks into a text.
+
+        Each is the token's final state, finished like any vector (width, quantizer, normalisation). The tokens that a
+        model puts around every text (``[CLS]``) are read and left out.
+
+        Args:
+            texts: none empty; no prompt is put before them.
+            dtype, dims, truncate, progress: as for :meth:`encode_documents`.
+        """
+        _check_texts(texts, "text")
+        return self._encode_tokens(texts, _Options(dtype, dims, truncate, windows=False, progress=progress))
+
+    def _encode_texts(self, texts: Sequence[str], prompt: str, options: _Options) -> Embeddings:
+        _check_texts(texts, "text")
+        return self._encode([[prompt + text] for text in texts], options, chunked=False)
+
+    def _encode(self, documents: Sequence[Sequence[str]], options: _Options, *, chunked: bool) -> Embeddings:
+        width, frame, total = self._width(options.dims, options.dtype), self._frame, len(documents)
         offsets = np.concatenate([[0], np.cumsum([len(d) for d in documents])]).astype(np.int64)
-        values = np.empty((int(offsets[-1]), width // 8 if dtype == "binary" else width), _STORED[dtype])
+        values = _empty(int(offsets[-1]), options.dtype, width)
+        cut: list[int] = []
+        windowed: list[int] = []
+        tokens = done = 0
+        for start, end in blocks(documents, _DOCUMENTS_AT_ONCE, _CHARACTERS_AT_ONCE):
+            readings: list[Reading] = []
+            ids = self._token_ids([chunk for document in documents[start:end] for chunk in document])
+            for number in range(start, end):
+                chunks = [next(ids) for _ in documents[number]]
+                if self._limit(chunks, number, options, chunked=chunked):
+                    cut.append(number)
+                found = read_document(chunks, frame, int(offsets[number]))
+                if len(found) > 1:
+                    windowed.append(number)
+                readings += found
+            sums = SharedRows(readings)
+            for group, batch, means in self._means([reading.sequence for reading in readings]):
+                rows = np.concatenate([readings[i].rows for i in group])
+                rows, means = sums.add(rows, batch.spans[:, 1] - batch.spans[:, 0], means)
+                values[rows] = self._finish(means, options.dtype, width)
+                tokens += batch.tokens
+                done += sum(readings[i].last for i in group)
+                if options.progress is not None:
+                    options.progress(done, total)
+        return Embeddings(
+            values, options.dtype, width, tokens, tuple(cut), offsets if chunked else None, tuple(windowed)
+        )
+
+    def _encode_tokens(self, texts: Sequence[str], options: _Options) -> TokenEmbeddings:
+        width, frame = self._width(options.dims, options.dtype), self._frame
+        parts: list[np.ndarray[Any, Any]] = []
+        characters: list[IntArray] = []
+        counts: list[int] = []
         cut: list[int] = []
         tokens = done = 0
-        for start in range(0, total, _DOCUMENTS_AT_ONCE):
-            windows, cut_here = self._windows(documents[start : start + _DOCUMENTS_AT_ONCE], start, truncate, chunked)
-            cut += cut_here
-            base = int(offsets[start])
-            for group in batches_by_tokens([len(w.sequence) for w in windows], TOKEN_BUDGET):
-                batch = pack([windows[i].sequence for i in group])
-                means = self.runtime.span_means(batch)
-                rows = np.concatenate([windows[i].row + np.arange(len(windows[i].sequence.spans)) for i in group])
-                values[base + rows] = self._finish(means, dtype, width)
+        for start, end in blocks([[text] for text in texts], _DOCUMENTS_AT_ONCE, _CHARACTERS_AT_ONCE):
+            sequences: list[TokenizedSequence] = []
+            for number, encoding in enumerate(self._encodings(texts[start:end]), start):
+                ids = [encoding.ids]
+                if self._limit(ids, number, options, chunked=False):
+                    cut.append(number)
+                first, count = len(frame.prefix), len(ids[0])
+                spans = tuple((first + i, first + i + 1) for i in range(count))
+                sequences.append(TokenizedSequence((*frame.prefix, *ids[0], *frame.suffix), spans))
+                characters.append(np.array(encoding.offsets[:count], dtype=np.int64).reshape(-1, 2))
+                counts.append(count)
+            first_row = np.concatenate([[0], np.cumsum(counts[start:end])])
+            block = _empty(int(first_row[-1]), options.dtype, width)
+            for group, batch, means in self._means(sequences):
+                rows = np.concatenate([np.arange(first_row[i], first_row[i + 1]) for i in group])
+                block[rows] = self._finish(means, options.dtype, width)
                 tokens += batch.tokens
-                done += sum(windows[i].last for i in group)
-                if progress is not None:
-                    progress(done, total)
-        return Embeddings(values, dtype, width, tokens, tuple(cut), offsets if chunked else None)
+                done += len(group)
+                if options.progress is not None:
+                    options.progress(done, len(texts))
+            parts.append(block)
+        values = np.concatenate(parts) if parts else _empty(0, options.dtype, width)
+        where = np.concatenate(characters) if characters else np.empty((0, 2), np.int64)
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return TokenEmbeddings(values, options.dtype, width, offsets, where, tokens, tuple(cut))
+
+    def _means(self, sequences: Sequence[TokenizedSequence]) -> Iterator[tuple[list[int], PackedBatch, FloatArray]]:
+        """Batches of a token budget, shortest first: sequence numbers, the batch, the means of its spans."""
+        for group in batches_by_tokens([len(s) for s in sequences], TOKEN_BUDGET):
+            batch = pack([sequences[i] for i in group])
+            means = self.runtime.span_means(batch)
+            if not np.isfinite(means).all():
+                raise ModelError(
+                    f"{self.config.name} gave values that are not finite in {self.runtime.precision} on the "
+                    f"{self.runtime.name} runtime; load it with precision 'fp32' (or 'bf16'), or check its weights"
+                )
+            yield group, batch, means
+
+    @cached_property
+    def _frame(self) -> Frame:
+        config = self.config
+        return Frame(self.max_tokens, config.eot_token_id, config.prefix_ids, config.suffix_ids)
+
+    def _encodings(self, texts: Sequence[str]) -> Iterator[Any]:
+        """The tokenizer's account of each text, made for so many texts at a time."""
+        for start, end in blocks([[text] for text in texts], _TEXTS_TOKENIZED, _CHARACTERS_TOKENIZED):
+            yield from self._tokenizer.encode_batch(list(texts[start:end]), add_special_tokens=False)
+
+    def _token_ids(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        for start, end in blocks([[text] for text in texts], _TEXTS_TOKENIZED, _CHARACTERS_TOKENIZED):
+            encoded = self._tokenizer.encode_batch_fast(list(texts[start:end]), add_special_tokens=False)
+            yield from (encoding.ids for encoding in encoded)
+
+    def _limit(self, chunks: list[list[int]], number: int, options: _Options, *, chunked: bool) -> bool:
+        """Refuse or cut, in place, what is over the limit; whether something was cut."""
+        room, cut = self._frame.room, False
+        for place, ids in enumerate(chunks):
+            if ids and len(ids) <= room:
+                continue
+            where = f"document {number}, chunk {place}" if chunked else f"text {number}"
+            if not ids and (len(chunks) > 1 or room == self.max_tokens):
+                raise InputError(f"{where} has no tokens: the tokenizer drops all its characters; leave it out")
+            if len(ids) > room and options.truncate:
+                del ids[room:]
+                cut = True
+            elif len(ids) > room and not options.windows:
+                raise TextTooLongError(
+                    f"{where} has {len(ids)} tokens, {self.config.name} reads at most {room}; split it, or ask for "
+                    "truncate or windows",
+                    number,
+                )
+        return cut
 
     def _finish(self, means: FloatArray, dtype: VectorDtype, width: int) -> np.ndarray[Any, Any]:
         return quantize(means, dtype, quantizer=self.config.quantizer, normalize=self.config.normalize, dims=width)
@@ -241,67 +353,22 @@ class Encoder:
             )
         return width
 
-    def _windows(
-        self, documents: Sequence[Sequence[str]], start: int, truncate: bool, chunked: bool
-    ) -> tuple[list[_Window], list[int]]:
-        """Tokenize documents and cut them into windows; also the numbers of documents of which a chunk was cut."""
-        config = self.config
-        room = config.max_tokens - len(config.prefix_ids) - len(config.suffix_ids)
-        flat = [chunk for chunks in documents for chunk in chunks]
-        encoded = iter(self._tokenizer.encode_batch_fast(flat, add_special_tokens=False))
-        windows: list[_Window] = []
-        cut: list[int] = []
-        row = 0
-        for number, chunks in enumerate(documents, start):
-            ids: list[list[int]] = []
-            for place in range(len(chunks)):
-                tokens = next(encoded).ids
-                if len(tokens) > room:
-                    if not truncate:
-                        where = f"document {number}, chunk {place}" if chunked else f"text {number}"
-                        raise TextTooLongError(
-                            f"{where} has {len(tokens)} tokens, {config.name} reads at most {room}; "
-                            "split it, or ask for truncate",
-                            number,
-                        )
-                    tokens = tokens[:room]
-                    if number not in cut[-1:]:
-                        cut.append(number)
-                ids.append(tokens)
-            for sequence in _fill_windows(ids, config, room):
-                windows.append(_Window(sequence, row, last=False))
-                row += len(sequence.spans)
-            windows[-1] = _Window(windows[-1].sequence, windows[-1].row, last=True)
-        return windows, cut
-
 
 @dataclass(frozen=True, slots=True)
-class _Window:
-    """A sequence to read, the first of the rows that its spans become, and whether it ends a document."""
+class _Options:
+    dtype: VectorDtype
+    dims: int | None
+    truncate: bool
+    windows: bool
+    progress: Progress | None
 
-    sequence: TokenizedSequence
-    row: int
-    last: bool
+    def __post_init__(self) -> None:
+        if self.truncate and self.windows:
+            raise InputError("truncate and windows were both asked for; a text over the limit can have one of them")
 
 
-def _fill_windows(chunks: list[list[int]], config: ModelConfig, room: int) -> Iterator[TokenizedSequence]:
-    """Sequences of whole chunks, as many in each as fit; prefix and suffix are pooled with the chunk beside them."""
-    at = 0
-    while at < len(chunks):
-        ids = list(config.prefix_ids)
-        spans: list[tuple[int, int]] = []
-        begin, used = 0, 0
-        while at < len(chunks) and used + len(chunks[at]) + bool(spans) <= room:
-            if spans:
-                ids.append(config.eot_token_id)
-                used, begin = used + 1, len(ids)
-            ids += chunks[at]
-            used += len(chunks[at])
-            spans.append((begin, len(ids)))
-            at += 1
-        ids += config.suffix_ids
-        spans[-1] = (spans[-1][0], len(ids))
-        yield TokenizedSequence(np.array(ids, dtype=np.int64), tuple(spans))
+def _empty(rows: int, dtype: VectorDtype, width: int) -> np.ndarray[Any, Any]:
+    return np.empty((rows, width // 8 if dtype == "binary" else width), _STORED[dtype])
 
 
 def resolve_model(model: str | Path) -> Path:
@@ -315,26 +382,6 @@ def resolve_model(model: str | Path) -> Path:
     return fetch_model(model)
 
 
-def _start(
-    path: Path,
-    config: ModelConfig,
-    runtime: Literal["auto", "onnx", "torch"],
-    precision: Literal["auto", "int8", "fp32"],
-    threads: int | None,
-) -> Runtime:
-    if runtime == "torch" and precision == "int8":
-        raise InputError("the torch runtime has no int8 weights; ask for precision fp32, or for runtime onnx")
-    if runtime == "onnx" or (runtime == "auto" and (find_graph(path, precision) or precision == "int8")):
-        return OnnxRuntime(path, precision=precision, threads=threads, pad_token_id=config.pad_token_id)
-    if runtime == "auto" and importlib.util.find_spec("torch") is None:
-        raise ModelError(
-            f"{path} has no ONNX graph, and torch is not installed to run it without; see: diffembed export"
-        )
-    from diffembed.runtime.torch import TorchRuntime
-
-    return TorchRuntime(path, threads=threads, pad_token_id=config.pad_token_id)
-
-
 def _check_texts(texts: Sequence[str], what: str) -> None:
     if isinstance(texts, str):
         raise InputError(f"{what.split(',')[0]}s came as one string; give a list of strings")
@@ -343,3 +390,10 @@ def _check_texts(texts: Sequence[str], what: str) -> None:
             raise InputError(f"{what} {i} is {type(text).__name__}, a string was expected")
         if not text.strip():
             raise InputError(f"{what} {i} is empty; leave it out, there is nothing to encode")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{what} {i} has a lone surrogate (half a UTF-16 pair) at character {error.start}, which is no text; "
+                "read its source as UTF-16, or replace it: text.encode('utf-8', 'replace').decode()"
+            ) from None

@@ -15,22 +15,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffembed import console
-from diffembed.errors import DiffembedError, ModelError
+from diffembed.errors import DiffembedError, InputError
 
 if TYPE_CHECKING:
     from diffembed.data.beir import Split
+    from diffembed.models.export import Precision
+    from diffembed.text.chunking import Strategy
     from diffembed.vectors.embeddings import VectorDtype
 
 _NAMED = 3  # files named for each reason why some were left out
 
 
-def search(query: str, paths: Sequence[Path], *, top: int, model: str, as_json: bool) -> None:
+def search(
+    query: str, paths: Sequence[Path], *, top: int, model: str, chunking: Strategy | None, as_json: bool
+) -> None:
     """``diffembed search``."""
     from diffembed.index import search_paths
 
     start = time.perf_counter()
     with console.progress("indexing") as tick:
-        report = search_paths(query, paths, top=top, model=model, progress=tick)
+        report = search_paths(query, paths, top=top, model=model, chunking=chunking, progress=tick)
     if as_json:
         seconds = time.perf_counter() - start
         console.emit_json({"query": query, "seconds": seconds, **_plain(report)})
@@ -41,30 +45,74 @@ def search(query: str, paths: Sequence[Path], *, top: int, model: str, as_json: 
         console.remark("no hits: the index holds no text")
 
 
-def index(paths: Sequence[Path], into: Path, *, model: str, as_json: bool) -> None:
+def index(paths: Sequence[Path], into: Path, *, model: str, chunking: Strategy | None, as_json: bool) -> None:
     """``diffembed index``."""
     from diffembed.index import index_paths
 
     with console.progress("indexing") as tick:
-        report = index_paths(paths, into, model=model, progress=tick)
+        report = index_paths(paths, into, model=model, chunking=chunking, progress=tick)
     if as_json:
         console.emit_json({"index": str(into), **_plain(report)})
         return
     _remark_refresh(report, always=True)
 
 
-def encode(
-    source: str, output: Path, *, dtype: VectorDtype, dims: int | None, model: str, truncate: bool, as_json: bool
-) -> None:
-    """``diffembed encode``."""
-    from diffembed.encode_file import encode_file
+def encode(sources: Sequence[str], output: Path, options: dict[str, Any], *, as_json: bool) -> None:
+    """``diffembed encode --output``: ``options`` as of ``encode_file``."""
+    from diffembed.bulk import encode_file
 
     with console.progress("encoding") as tick:
-        report = encode_file(source, output, model=model, dtype=dtype, dims=dims, truncate=truncate, progress=tick)
+        report = encode_file(sources, output, progress=tick, **options)
     if as_json:
         console.emit_json(_plain(report))
         return
     console.remark(str(report))
+
+
+def encode_folder(sources: Sequence[str], into: Path, options: dict[str, Any], *, strict: bool, as_json: bool) -> None:
+    """``diffembed encode --into``: ``options`` as of ``encode_folder``."""
+    from diffembed.bulk import encode_folder as encode_all
+
+    with console.progress("encoding") as tick:
+        report = encode_all(sources, into, progress=tick, **options)
+    if as_json:
+        console.emit_json(_plain(report))
+    else:
+        console.remark(str(report))
+        if len(report.environments) > 1:
+            console.remark(f"made in {len(report.environments)} environments: last bits may differ from shard to shard")
+    if report.quarantined:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.kinds.items())
+        said = (
+            f"rows without a vector: {report.quarantined:,} ({kinds}); {into / 'quarantine.jsonl'} says which and why"
+        )
+        if strict:
+            sys.stdout.flush()
+            raise InputError(said)
+        if not as_json:
+            console.remark(said)
+
+
+def verify(
+    folder: Path, *, model: str | None, source: Sequence[str] | None, sample: int, seed: int, as_json: bool
+) -> None:
+    """``diffembed verify``: leaves with exit code 1 when something is wrong."""
+    from diffembed.bulk import verify_folder
+
+    with console.progress("verifying") as tick:
+        report = verify_folder(folder, model=model, source=source, sample=sample, seed=seed, progress=tick)
+    if as_json:
+        console.emit_json(_plain(report))
+    else:
+        for problem in report.problems:
+            console.emit(f"wrong: {console.printable(problem)}")
+        for note in report.notes:
+            console.remark(note)
+        console.remark(str(report))
+    if report.problems:
+        sys.stdout.flush()
+        more = f" (and {len(report.problems) - 1:,} more)" if len(report.problems) > 1 else ""
+        raise DiffembedError(f"{folder} is not sound: {report.problems[0]}{more}")
 
 
 def train(recipe: Path, *, only_pretraining: bool, resume: bool, as_json: bool) -> None:
@@ -238,28 +286,43 @@ def evaluate_retrieval(
     console.emit("\n".join(f"{name:<12}{_number(value):>10}" for name, value in rows))
 
 
-def export(model: str, into: Path, *, as_json: bool) -> None:
-    """``diffembed export``."""
-    from diffembed.models.export import export_onnx
+def export(
+    model: str,
+    into: Path,
+    *,
+    precisions: Sequence[Precision],
+    calibrate: Path | None,
+    settings: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """``diffembed export``: ``settings`` as in ``Int8Options``."""
+    from diffembed.data.rows import first_texts
+    from diffembed.models.export import Int8Options, export_onnx
+    from diffembed.models.files import fetch_model
+    from diffembed.models.integers import Int8Report
 
-    written = export_onnx(Path(model), into)
+    if calibrate is not None:
+        settings = settings | {"texts": first_texts(calibrate)}
+    int8, costs = Int8Options(**settings), list[Int8Report]()
+    written = export_onnx(fetch_model(model), into, precisions=precisions, int8=int8, report=costs.append)
     files = {p.relative_to(into).as_posix(): p.stat().st_size for p in sorted(into.rglob("*")) if p.is_file()}
     if as_json:
-        console.emit_json({"model": str(written), "files": files})
+        console.emit_json({"model": str(written), "files": files, "int8": asdict(costs[0]) if costs else None})
         return
-    console.remark(f"wrote {into}: {len(files)} files, {sum(files.values()) / 1e6:.1f} MB")
+    for line in (*map(str, costs), f"wrote {into}: {len(files)} files, {sum(files.values()) / 1e6:.1f} MB"):
+        console.remark(line)
 
 
 def models(folders: Sequence[Path], *, as_json: bool) -> None:
     """``diffembed models``."""
     from diffembed.doctor import BUNDLED, default_cache
-    from diffembed.errors import InputError
+    from diffembed.models.foreign import model_directories
 
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder; give model directories or folders that hold some")
     places = [("default", BUNDLED)] if (BUNDLED / "diffembed.json").exists() else []
-    found = {p.parent for root in (default_cache() / "models", *folders) for p in root.glob("**/diffembed.json")}
+    found = {path for root in (default_cache() / "models", *folders) for path in model_directories(root)}
     places += [(str(path), path) for path in sorted(found)]
     rows = [_describe(label, path) for label, path in places]
     if as_json:
@@ -291,13 +354,13 @@ def doctor(*, as_json: bool) -> None:
 
 
 def _describe(label: str, path: Path) -> dict[str, Any]:
-    from diffembed.models.checkpoint import read_model_config
+    from diffembed.models.foreign import read_config
 
     megabytes = round(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) / 1e6, 1)
     row: dict[str, Any] = {"model": label, "path": str(path), "megabytes": megabytes}
     try:
-        config = read_model_config(path)
-    except ModelError as error:
+        config = read_config(path, download=False)
+    except DiffembedError as error:
         return row | {"name": "", "dims": [], "max_tokens": 0, "contextual": False, "state": str(error)}
     row |= {"name": config.name, "dims": list(config.dims), "max_tokens": config.max_tokens}
     return row | {"contextual": config.contextual, "state": "ok"}

@@ -26,6 +26,7 @@ VERBS = [
     "search",
     "index",
     "encode",
+    "verify",
     "pretrain",
     "train",
     "mine",
@@ -224,6 +225,11 @@ def test_models_lists_what_it_is_given(tiny_model_dir: Path, tmp_path: Path) -> 
     assert "tokenizer.json is missing" in by_path[broken]["state"]
     assert "16/32/64" in run("models", tiny_model_dir.parent).stdout
     run("models", tmp_path / "nowhere").fails(2, "nowhere")
+
+
+def test_models_of_others_are_listed(minilm_source: Path) -> None:
+    (row,) = (r for r in run("models", minilm_source, "--json").json["models"] if r["path"] == str(minilm_source))
+    assert (row["dims"], row["max_tokens"], row["state"]) == ([384], 256, "ok")
 
 
 def test_doctor_without_an_embedded_model_says_how_to_mend_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ class FakeEncoder:
         *,
         dtype: VectorDtype = "float32",
         truncate: bool = False,
+        windows: bool = False,
         progress: Progress | None = None,
     ) -> Embeddings:
         assert all(chunks and all(chunk.strip() for chunk in chunks) for chunks in documents)

@@ -273,7 +273,7 @@ def test_another_chunk_length_is_refused(library: Path, tmp_path: Path, encoder:
     run(into, [library], encoder)
     with pytest.raises(InputError, match="made with chunks of 64 tokens, not 32"):
         run(into, [library], encoder, chunk_tokens=32)
-    with pytest.raises(InputError, match="chunk_tokens=513: fake reads 1 to 512"):
+    with pytest.raises(InputError, match="chunks of 513 tokens: fake reads 1 to 512"):
         run(tmp_path / "new", [library], encoder, chunk_tokens=513)
 
 

@@ -120,8 +120,8 @@ def test_minilm_equals_sentence_transformers(minilm_source: Path, minilm_dir: Pa
     [
         ("modules.json", None, "modules.json is missing"),
         ("modules.json", "[", "not whole JSON"),
-        ("modules.json", json.dumps([{"type": "a.Transformer"}, {"type": "a.WordWeights"}]), "WordWeights"),
-        ("1_Pooling/config.json", json.dumps({"pooling_mode_cls_token": True}), "cls_token"),
+        ("modules.json", json.dumps([{"type": "a.Transformer"}, {"type": "a.WordWeights"}]), "asks for a.Transformer"),
+        ("1_Pooling/config.json", json.dumps({"pooling_mode_cls_token": True}), "a stack of sentence-transf"),
         ("config.json", json.dumps({"model_type": "bert", "auto_map": {}}), "auto_map"),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffembed.errors import InputError
-from diffembed.text.chunking import Chunk, chunk_document
+from diffembed.text.chunking import Chunk, CountingStrategy, chunk_document
 from diffembed.text.readers import SourceText, TextKind, read_source
 
 
@@ -22,8 +22,10 @@ def merging(texts: Sequence[str]) -> list[int]:
     return [max(2, len(text) // 5 + 2 * text.count("x")) for text in texts]
 
 
-def cut(text: str, kind: TextKind = "prose", max_tokens: int = 8) -> list[Chunk]:
-    return chunk_document(SourceText.plain(text, kind), count_tokens=words, max_tokens=max_tokens)
+def cut(
+    text: str, kind: TextKind = "prose", max_tokens: int = 8, strategy: CountingStrategy = "structure"
+) -> list[Chunk]:
+    return chunk_document(SourceText.plain(text, kind), count_tokens=words, max_tokens=max_tokens, strategy=strategy)
 
 
 def texts(chunks: Sequence[Chunk]) -> list[str]:
@@ -150,6 +152,59 @@ def test_very_long_runs_are_cut_before_they_are_tokenized(text: str) -> None:
     chunks = chunk_document(SourceText.plain(text, "prose"), count_tokens=count, max_tokens=256)
     assert "".join("".join(c.text.split()) for c in chunks) == "".join(text.split())
     assert longest <= 12 * 256
+
+
+MARKDOWN = "Intro.\n\n# A\n\nOne.\n\n## B\n\n### C\n\nTwo three.\n\nFour.\n\n# D\n\nFive.\n"
+
+
+def test_sections_never_share_a_chunk() -> None:
+    chunks = cut(MARKDOWN, "markdown", 100, "markdown")
+    assert [(c.text, c.headings) for c in chunks] == [
+        ("Intro.", ()),
+        ("# A\n\nOne.", ("A",)),
+        ("## B\n\n### C\n\nTwo three.\n\nFour.", ("A", "B", "C")),
+        ("# D\n\nFive.", ("D",)),
+    ]
+    assert len(cut(MARKDOWN, "markdown", 100)) == 1, "the default strategy packs them"
+
+
+def test_a_long_section_is_cut_by_structure_and_keeps_its_path() -> None:
+    text = "Owls\n====\n\nOne two three.\n\nFour five six seven.\n\nEars\n----\n\nEight.\n"
+    chunks = cut(text, "rst", 12, "markdown")
+    assert [(c.text, c.headings) for c in chunks] == [
+        ("Owls\n====\n\nOne two three.", ("Owls",)),
+        ("Four five six seven.", ("Owls",)),
+        ("Ears\n----\n\nEight.", ("Owls", "Ears")),
+    ]
+
+
+@pytest.mark.parametrize("strategy", ["markdown", "code"])
+def test_documents_of_another_kind_are_cut_by_structure(strategy: CountingStrategy) -> None:
+    for kind in ("prose", "code" if strategy == "markdown" else "markdown"):
+        assert cut(MARKDOWN, kind, 12, strategy) == cut(MARKDOWN, kind, 12)
+
+
+def test_whole_sentences_are_packed_whatever_the_paragraphs() -> None:
+    assert texts(cut("One two.\n\nThree. Four five six.\n\n# A\n\nSeven.", "markdown", 6, "sentence")) == [
+        "One two.\n\nThree.",
+        "Four five six.",
+        "# A\n\nSeven.",
+    ]
+
+
+def test_tokens_around_a_text_are_counted_once_a_chunk() -> None:
+    def around(texts: Sequence[str]) -> list[int]:
+        return [2 + count for count in words(texts)]
+
+    source = SourceText.plain("One. Two. Three. Four. Five.", "prose")
+    chunks = chunk_document(source, count_tokens=around, max_tokens=12)
+    assert texts(chunks) == ["One. Two. Three. Four. Five."]
+    assert len(chunk_document(source, count_tokens=around, max_tokens=11)) == 2
+
+
+def test_a_strategy_that_needs_a_model() -> None:
+    with pytest.raises(InputError, match="'adaptive' is not one of structure, sentence"):
+        cut("a", strategy="adaptive")  # type: ignore[arg-type]
 
 
 def test_a_limit_that_makes_no_sense() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffembed.text.chunking import marked_up_blocks
+from diffembed.text.blocks import marked_up_blocks
 from diffembed.text.sections import Section, split_sections
 
 

@@ -18,7 +18,8 @@ from itertools import pairwise
 from typing import Literal
 
 from diffembed.data.own_code import documented_definitions
-from diffembed.text.chunking import marked_up_blocks
+from diffembed.text.blocks import marked_up_blocks
+from diffembed.text.headings import heading_levels, heading_paths
 from diffembed.text.readers import SourceText
 from diffembed.text.sentences import Span, sentences, trimmed
 
@@ -136,24 +137,19 @@ def sections(source: SourceText) -> list[Section]:
     """The sections of a text that is no code: by its headings or, where plain text has none, by its title lines."""
     text = source.text
     units = marked_up_blocks(text, fences=source.kind != "rst")
-    marks = [(u.start, u.end, _rank(text[u.start : u.end])) for u in units if u.heading]
+    marks = [unit for unit in units if unit.heading]
+    levels = heading_levels(text[mark.start : mark.end] for mark in marks)
     if not marks and source.kind == "prose":
         for unit, following in pairwise(units):
             below = text[following.start : following.end]
             if _is_title(text[unit.start : unit.end]) and size(below) >= _LEAST_TITLED:
-                marks.append((unit.start, unit.end, "title"))
-    found = [Section((), "", 0, 0, marks[0][0] if marks else len(text))]
-    ranks: list[str] = []  # from the highest down, as they appear
-    path: list[tuple[int, str]] = []
-    for (start, body, rank), end in zip(marks, [*(m[0] for m in marks), len(text)][1:], strict=True):
-        if rank not in ranks:
-            ranks.append(rank)
-        level = len(rank) if rank[0] == "#" else ranks.index(rank) + 1
-        heading = heading_words(text[start:body])
-        path = [(above, words) for above, words in path if above < level]
-        found.append(Section(tuple(words for _, words in path), heading, start, body, end))
-        if heading:
-            path.append((level, heading))
+                marks.append(unit)
+                levels.append(1)
+    found = [Section((), "", 0, 0, marks[0].start if marks else len(text))]
+    words = [heading_words(text[mark.start : mark.end]) for mark in marks]
+    ends = [*(mark.start for mark in marks), len(text)][1:]
+    for mark, heading, path, end in zip(marks, words, heading_paths(words, levels), ends, strict=True):
+        found.append(Section(path[:-1] if heading else path, heading, mark.start, mark.end, end))
     return [s for s in found if text[s.start : s.end].strip()]
 
 
@@ -289,15 +285,6 @@ def _is_title(paragraph: str) -> bool:
         and (line[0].isupper() or not line[0].isascii() or is_question(line))
         and sum(c.isalpha() or c.isspace() for c in line) >= 0.8 * len(line)
     )
-
-
-def _rank(heading: str) -> str:
-    """What tells headings of one level from others: ``##``, or the characters that underline (and overline) it."""
-    if found := re.match(r" {0,3}(#{1,6})[ \t]", heading):
-        return found[1]
-    lines = [line.strip() for line in heading.strip().splitlines()]
-    over = lines[0][0] if len(lines) > 2 and lines[0] and lines[0][0] == lines[-1][0] else ""
-    return f"{over}{lines[-1][0]}_" if lines[-1] else "_"
 
 
 def size(text: str) -> int:

@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from diffembed.data.examples import content_key, example_columns, example_line, parse_example
-from diffembed.data.jsonl import decode, jsonl_file, parse_object, raw_lines
+from diffembed.data.jsonl import decode, jsonl_file, parse_object, raw_lines, read_lines
 from diffembed.errors import InputError
 
 Content = Literal["texts", "examples"]
@@ -82,6 +83,13 @@ def read_rows(
     else:
         rows = _jsonl_rows(path, start, languages, content)
     return (row for row in rows if row.language in languages) if languages else rows
+
+
+def first_texts(path: Path, most: int = 512) -> list[str]:
+    """At most so many texts from the beginning of a file: the lines of a .txt, or rows as in ``read_rows``."""
+    if path.suffix == ".txt":
+        return [text for _, text in islice(read_lines(path), most)]
+    return [row.data.decode() for row in islice((row for row in read_rows(path) if row.data), most)]
 
 
 def _jsonl_rows(path: Path, start: Mark, languages: frozenset[str], content: Content) -> Iterator[Row]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
 
 from diffembed.errors import IndexStoreError
-from diffembed.text.chunking import Chunk
+from diffembed.text.chunking import Chunk, Strategy
 from diffembed.text.readers import TextKind
 from diffembed.text.walk import INDEX_MARKER
 
@@ -57,6 +57,7 @@ class Settings:
     contextual: bool
     chunk_tokens: int
     dtype: str = "int8"
+    chunking: Strategy = "structure"  # what an index without this key was made with
 
 
 @dataclass(frozen=True, slots=True)

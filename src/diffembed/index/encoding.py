@@ -13,6 +13,7 @@ from diffembed.errors import IndexStoreError
 from diffembed.index.catalog import Settings, StoredChunk
 from diffembed.index.scan import cosines_with
 from diffembed.index.segments import Int8Rows, row_norms
+from diffembed.text.batching import IntArray
 from diffembed.text.sentences import Span, sentences, trimmed
 from diffembed.vectors.embeddings import Embeddings, VectorDtype
 
@@ -33,6 +34,7 @@ class TextEncoder(Protocol):
     @property
     def contextual(self) -> bool: ...
     def count_tokens(self, texts: Sequence[str]) -> list[int]: ...
+    def token_spans(self, texts: Sequence[str]) -> list[IntArray]: ...
     def encode_queries(self, texts: Sequence[str], *, dtype: VectorDtype = ..., truncate: bool = ...) -> Embeddings: ...
     def encode_documents(
         self, texts: Sequence[str], *, dtype: VectorDtype = ..., truncate: bool = ..., progress: Progress | None = ...
@@ -43,6 +45,7 @@ class TextEncoder(Protocol):
         *,
         dtype: VectorDtype = ...,
         truncate: bool = ...,
+        windows: bool = ...,
         progress: Progress | None = ...,
     ) -> Embeddings: ...
 

@@ -14,7 +14,8 @@ from diffembed.errors import InputError
 from diffembed.index.catalog import Catalog
 from diffembed.index.encoding import Hit, Progress, load_encoder
 from diffembed.index.index import Index
-from diffembed.index.refresh import RefreshReport, refresh_index
+from diffembed.index.refresh import RefreshReport, check_chunking, refresh_index
+from diffembed.text.chunking import Strategy
 from diffembed.text.walk import resolve_roots
 
 
@@ -45,7 +46,12 @@ class SearchReport:
 
 
 def index_paths(
-    paths: Sequence[str | Path], into: str | Path, *, model: str = "default", progress: Progress | None = None
+    paths: Sequence[str | Path],
+    into: str | Path,
+    *,
+    model: str = "default",
+    chunking: Strategy | None = None,
+    progress: Progress | None = None,
 ) -> RefreshReport:
     """Index files and folders into a folder, or bring the index there up to date.
 
@@ -53,6 +59,7 @@ def index_paths(
         paths: files and folders to read.
         into: folder of the index.
         model: model name, directory or hub id.
+        chunking: how documents are cut (see ``Chunker``); ``None`` for ``structure``, or what the index there has.
         progress: called with (files done, files to read).
 
     Raises:
@@ -60,7 +67,9 @@ def index_paths(
         IndexStoreError: the index there is damaged, locked, or was made by another model.
     """
     resolve_roots(paths)  # before a model is loaded: a misspelt path should not wait for it
-    return refresh_index(Path(into), paths, encoder=load_encoder(model), progress=progress, require_text=True)
+    return refresh_index(
+        Path(into), paths, encoder=load_encoder(model), chunking=chunking, progress=progress, require_text=True
+    )
 
 
 def search_paths(
@@ -69,15 +78,17 @@ def search_paths(
     *,
     top: int = 10,
     model: str = "default",
+    chunking: Strategy | None = None,
     progress: Progress | None = None,
 ) -> SearchReport:
     """Search files and folders; the first time they are indexed, later only what changed is read.
 
-    The index lives in the cache folder (see ``index_folder``). If ``paths`` is the folder of an index made by
-    ``index_paths``, that index is searched as it is.
+    The index lives in the cache folder, one for each model and ``chunking`` (``None``: ``structure``) that the paths
+    are searched with (see ``index_folder``). If ``paths`` is the folder of an index made by ``index_paths``, that index
+    is searched as it is.
 
     Raises:
-        InputError: an empty query, a path that is not there, no text to read.
+        InputError: an empty query, a path that is not there, no text to read, another chunking than an index has.
         IndexStoreError: the index is damaged, locked, or was made by another model.
     """
     if not query.strip():
@@ -90,17 +101,22 @@ def search_paths(
     if len(roots) == 1 and Catalog.exists(roots[0]):
         folder = roots[0]
     else:
-        folder = index_folder(roots, encoder.fingerprint)
-        report = refresh_index(folder, roots, encoder=encoder, progress=progress, require_text=True)
+        folder = index_folder(roots, encoder.fingerprint, chunking or "structure")
+        report = refresh_index(folder, roots, encoder=encoder, chunking=chunking, progress=progress, require_text=True)
     with Index.open(folder) as index:
+        check_chunking(folder, index.settings, chunking)
         start = time.perf_counter()
         hits = index.search(query, top=top, encoder=encoder)
     return SearchReport(tuple(hits), folder, report, time.perf_counter() - start)
 
 
-def index_folder(roots: Sequence[Path], fingerprint: str) -> Path:
-    """Where the index of some (resolved) paths and a model is kept: under ``$XDG_CACHE_HOME``, else ``~/.cache``."""
-    key = "\0".join([fingerprint, *sorted(map(str, roots))])
+def index_folder(roots: Sequence[Path], fingerprint: str, chunking: Strategy = "structure") -> Path:
+    """Where the index of some (resolved) paths, a model and a way to cut documents is kept.
+
+    Under ``$XDG_CACHE_HOME``, else ``~/.cache``.
+    """
+    made_by = fingerprint if chunking == "structure" else f"{fingerprint} {chunking}"
+    key = "\0".join([made_by, *sorted(map(str, roots))])
     cache = os.environ.get("XDG_CACHE_HOME", "")
     base = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
     return base / "diffembed" / "indexes" / hashlib.sha256(os.fsencode(key)).hexdigest()[:24]

@@ -16,6 +16,7 @@ from diffembed.index.refresh import RefreshReport, refresh_index
 from diffembed.index.scan import Snapshot
 from diffembed.index.segments import FloatArray, Int8Rows
 from diffembed.index.store import live_mask, open_listed, remove_orphans_if_idle
+from diffembed.text.chunking import Strategy
 
 _ATTEMPTS = 3
 
@@ -28,7 +29,7 @@ class Index:
 
     Attributes:
         path: the folder.
-        settings: what it was made with: model, width, chunk length.
+        settings: what it was made with: model, width, chunking and chunk length.
     """
 
     def __init__(self, path: Path, catalog: Catalog) -> None:
@@ -48,6 +49,7 @@ class Index:
         *,
         encoder: TextEncoder | str = "default",
         chunk_tokens: int | None = None,
+        chunking: Strategy | None = None,
         progress: Progress | None = None,
     ) -> Index:
         """Index files and folders into ``into``; goes on where an earlier run was cut off.
@@ -57,6 +59,7 @@ class Index:
             into: folder of the index; new, empty, or an index made by the same model.
             encoder: an ``Encoder``, or the name of a model.
             chunk_tokens: longest chunk in tokens; ``None`` for 256, or the model's limit if that is lower.
+            chunking: how documents are cut (see ``Chunker``); ``None`` for ``structure``, or what the index there has.
             progress: called with (files done, files to read).
 
         Raises:
@@ -64,7 +67,15 @@ class Index:
             IndexStoreError: the index there is damaged, locked, or was made by another model.
         """
         model = load_encoder(encoder) if isinstance(encoder, str) else encoder
-        refresh_index(Path(into), paths, encoder=model, chunk_tokens=chunk_tokens, progress=progress, require_text=True)
+        refresh_index(
+            Path(into),
+            paths,
+            encoder=model,
+            chunk_tokens=chunk_tokens,
+            chunking=chunking,
+            progress=progress,
+            require_text=True,
+        )
         index = cls.open(into)
         index._encoder = model
         return index

@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffembed.chunker import Chunker, check_strategy, chunk_limit
 from diffembed.errors import InputError
 from diffembed.index.catalog import Catalog, NewDocument, Settings, StoredDocument
 from diffembed.index.encoding import Progress, TextEncoder, check_model, encode_chunks
 from diffembed.index.store import Store, check_folder, open_store
-from diffembed.text.chunking import chunk_document
+from diffembed.text.chunking import Strategy
 from diffembed.text.readers import MAX_FILE_BYTES, UnreadableFile, is_text_format, read_source, too_large
 from diffembed.text.walk import Excluded, FileEntry, Skipped, resolve_roots, walk
 
-CHUNK_TOKENS = 256
 BATCH_CHUNKS = 2048
 _SETTLED_NS = 2_000_000_000  # coarsest time stamps of file systems in use
 _SNIFFED = 8192
@@ -91,6 +91,7 @@ def refresh_index(
     *,
     encoder: TextEncoder,
     chunk_tokens: int | None = None,
+    chunking: Strategy | None = None,
     progress: Progress | None = None,
     require_text: bool = False,
 ) -> RefreshReport:
@@ -103,11 +104,13 @@ def refresh_index(
         paths: files and folders.
         encoder: the model; an existing index takes only the one it was made with.
         chunk_tokens: chunk length of a new index; ``None`` for 256, or the model's limit if that is lower.
+        chunking: strategy of a new index (see ``Chunker``); ``None`` for ``structure``. An index keeps to its own.
         progress: called with (files done, files to read).
         require_text: raise if the index holds no text from ``paths``.
 
     Raises:
-        InputError: a path that is not there, an unusable folder or chunk length, no text (see ``require_text``).
+        InputError: a path that is not there, an unusable folder or chunk length, another chunking than the index
+            has, no text (see ``require_text``).
         IndexStoreError: the index is damaged, locked, or was made by another model.
     """
     start = time.perf_counter()
@@ -116,18 +119,18 @@ def refresh_index(
     if folder in roots:
         raise InputError(f"{folder} is both read and the index; put the index into another folder")
     check_folder(folder)
-    settings = _settings(encoder, chunk_tokens)
+    settings = _settings(encoder, chunk_tokens, chunking)
     entries = list(walk(roots))
     work = _Work(encoder, progress)
     if Catalog.exists(folder):
         with closing(Catalog.open(folder)) as catalog:
-            _check_settings(folder, catalog.settings(), encoder, chunk_tokens)
+            _check_settings(folder, catalog.settings(), encoder, chunk_tokens, chunking)
             work.plan = _plan(catalog, entries, roots)
     else:
         work.plan = _Plan([e for e in entries if isinstance(e, FileEntry)], skipped=_skipped(entries))
     if work.plan.something_to_do:
         with open_store(folder, settings) as store:
-            _check_settings(folder, store.settings, encoder, chunk_tokens)
+            _check_settings(folder, store.settings, encoder, chunk_tokens, chunking)
             work.plan = _plan(store.catalog, entries, roots)  # again: now nobody else writes
             work.run(store)
     report = work.report(time.perf_counter() - start)
@@ -136,25 +139,37 @@ def refresh_index(
     return report
 
 
-def _settings(encoder: TextEncoder, chunk_tokens: int | None) -> Settings:
-    if chunk_tokens is not None and not 1 <= chunk_tokens <= encoder.max_tokens:
-        raise InputError(f"chunk_tokens={chunk_tokens}: {encoder.model_id} reads 1 to {encoder.max_tokens} tokens")
+def _settings(encoder: TextEncoder, chunk_tokens: int | None, chunking: Strategy | None) -> Settings:
+    check_strategy(chunking or "structure")
     path = Path(encoder.model_id)
     return Settings(
         model=str(path.resolve()) if path.is_dir() else encoder.model_id,
         fingerprint=encoder.fingerprint,
         dims=encoder.dims[-1],
         contextual=encoder.contextual,
-        chunk_tokens=chunk_tokens or min(CHUNK_TOKENS, encoder.max_tokens),
+        chunk_tokens=chunk_limit(encoder, chunk_tokens),
+        chunking=chunking or "structure",
     )
 
 
-def _check_settings(folder: Path, settings: Settings, encoder: TextEncoder, chunk_tokens: int | None) -> None:
+def _check_settings(
+    folder: Path, settings: Settings, encoder: TextEncoder, chunk_tokens: int | None, chunking: Strategy | None
+) -> None:
     check_model(folder, settings, encoder)
     if chunk_tokens not in (None, settings.chunk_tokens):
         raise InputError(
             f"{folder} was made with chunks of {settings.chunk_tokens} tokens, not {chunk_tokens}; "
             "leave chunk_tokens out, or index into a new folder"
+        )
+    check_chunking(folder, settings, chunking)
+
+
+def check_chunking(folder: Path, settings: Settings, chunking: Strategy | None) -> None:
+    """Raise ``InputError`` where another strategy is asked for than an index was made with."""
+    if chunking not in (None, settings.chunking):
+        raise InputError(
+            f"{folder} was made with chunking {settings.chunking}, not {chunking}; leave chunking out, or index into "
+            "a new folder"
         )
 
 
@@ -222,8 +237,9 @@ class _Work:
         plan = self.plan
         # A file that only moved keeps its vectors. Its name's ending says how it was cut, so that has to be the same.
         movable = {(plan.known[p].content_hash, Path(p).suffix): p for p in plan.vanished}
+        chunker = Chunker(store.settings.chunking, max_tokens=store.settings.chunk_tokens, encoder=self.encoder)
         for entry in plan.to_read:
-            self._read(entry, store.settings.chunk_tokens, movable)
+            self._read(entry, chunker, movable)
             if self.batch_chunks >= BATCH_CHUNKS:
                 self._commit(store)
         self._commit(store)
@@ -236,7 +252,7 @@ class _Work:
             store.catalog.remove_documents(path for path in plan.vanished + plan.forgotten if path not in moved)
         store.merge_small()
 
-    def _read(self, planned: FileEntry, chunk_tokens: int, movable: dict[tuple[str, str], str]) -> None:
+    def _read(self, planned: FileEntry, chunker: Chunker, movable: dict[tuple[str, str], str]) -> None:
         path = str(planned.path)
         known = self.plan.known.get(path)
         try:
@@ -260,7 +276,7 @@ class _Work:
             if known is not None:
                 self.plan.vanished.append(path)
             return
-        chunks = chunk_document(source, count_tokens=self.encoder.count_tokens, max_tokens=chunk_tokens)
+        chunks = chunker.chunk(source)
         self.batch.append(NewDocument(path, entry.size, entry.mtime_ns, content_hash, source.kind, chunks))
         self.batch_chunks += len(chunks)
 

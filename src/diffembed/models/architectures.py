@@ -14,9 +14,11 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from diffembed.errors import NotExportableError
+from diffembed.models.equalise import Fold
 from diffembed.models.graph import MS, GraphBuilder
 
 Array = npt.NDArray[Any]
+_GELU_LEAST = -0.17  # the least value of GELU is -0.16997
 Tensors = Callable[[str], Array]
 
 
@@ -118,8 +120,9 @@ def bert_states(g: GraphBuilder, config: dict[str, Any], tensor: Tensors, embedd
     def weights(name: str) -> tuple[str, Array]:
         return name, tensor(name + ".weight")
 
-    def skip(value: str, residual: str, bias: str, name: str) -> str:
-        parts = [g.constant(n, tensor(n)) for n in (f"{name}.weight", f"{name}.bias", f"{bias}.bias")]
+    def skip(value: str, residual: str, bias: Array, name: str) -> str:
+        parts = [g.constant(n, tensor(n)) for n in (f"{name}.weight", f"{name}.bias")]
+        parts.append(g.constant(f"{name}.skip", bias))
         return g.add("SkipLayerNormalization", [value, residual, *parts], domain=MS, epsilon=eps)
 
     for i in range(int(config["num_hidden_layers"])):
@@ -129,13 +132,49 @@ def bert_states(g: GraphBuilder, config: dict[str, Any], tensor: Tensors, embedd
         bias = g.constant(f"{at}self.bias", np.concatenate([tensor(name + ".bias") for name in names]))
         attended = g.add("MultiHeadAttention", [q, k, v, bias, mask], domain=MS, num_heads=heads)
         attended = g.linear(attended, *weights(at + "output.dense"))
-        x = skip(attended, x, at + "output.dense", at + "output.LayerNorm")
+        x = skip(attended, x, tensor(at + "output.dense.bias"), at + "output.LayerNorm")
         wide = f"encoder.layer.{i}.intermediate.dense"
         inner = g.linear(x, *weights(wide))
         inner = g.add("BiasGelu", [inner, g.constant(wide + ".bias", tensor(wide + ".bias"))], domain=MS)
         out = f"encoder.layer.{i}.output"
-        x = skip(g.linear(inner, *weights(out + ".dense")), x, out + ".dense", out + ".LayerNorm")
+        outer, bias = g.linear_above(inner, *weights(out + ".dense"), tensor(out + ".dense.bias"), _GELU_LEAST)
+        x = skip(outer, x, bias, out + ".LayerNorm")
     return x
+
+
+def qwen3_folds(config: dict[str, Any]) -> list[Fold]:
+    """The channels of ``qwen3_states`` that may be scaled.
+
+    The weights of the norms take what q, k, v and gate, up read; a value row, and an up row, take what o and down read
+    (attention and the gate's product are linear in them). Queries and keys are normalised a head: nothing to scale.
+    """
+    heads, kv_heads = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
+    head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
+    folds = []
+    for i in range(int(config["num_hidden_layers"])):
+        at, mlp = f"layers.{i}.self_attn.", f"layers.{i}.mlp."
+        reads = tuple(f"{at}{p}_proj" for p in "qkv")
+        folds += [
+            Fold(reads, (f"layers.{i}.input_layernorm.weight",)),
+            Fold((at + "o_proj",), (at + "v_proj.weight",), copies=heads // kv_heads, block=head_dim),
+            Fold((mlp + "gate_proj", mlp + "up_proj"), (f"layers.{i}.post_attention_layernorm.weight",)),
+            Fold((mlp + "down_proj",), (mlp + "up_proj.weight",)),
+        ]
+    return folds
+
+
+def bert_folds(config: dict[str, Any]) -> list[Fold]:
+    """The channels of ``bert_states`` that may be scaled.
+
+    A BERT norm feeds the residual as well, so nothing before the layers can take the factors: the graph divides. (For
+    what the values and GELU give, factors were tried on all-MiniLM-L6-v2 and gained nothing.)
+    """
+    folds = []
+    for i in range(int(config["num_hidden_layers"])):
+        at = f"encoder.layer.{i}."
+        folds.append(Fold(tuple(f"{at}attention.self.{part}" for part in ("query", "key", "value"))))
+        folds.append(Fold((f"{at}intermediate.dense",)))
+    return folds
 
 
 def _skip_rms(g: GraphBuilder, x: str, residual: str, name: str, tensor: Tensors, eps: float) -> tuple[str, str]:
@@ -157,5 +196,6 @@ STATES: dict[str, Callable[[GraphBuilder, dict[str, Any], Tensors, str], str]] =
     "qwen3": qwen3_states,
     "bert": bert_states,
 }
+FOLDS: dict[str, Callable[[dict[str, Any]], list[Fold]]] = {"qwen3": qwen3_folds, "bert": bert_folds}
 PREFIXES = {"qwen3": "model.", "bert": "bert."}  # of weights saved with a head; stripped
 TOKEN_TABLES = {"qwen3": "embed_tokens.weight", "bert": "embeddings.word_embeddings.weight"}

@@ -184,6 +184,12 @@ def _probe(model: PreTrainedModel) -> tuple[bool, Tensor]:
             first, second = _Recorder(), _Recorder()
             states, others = (_run(model, form, ids, r, first) for ids, r in ((probed, first), (changed, second)))
             early = slice(0, _LENGTH - 1)
+            if not bool(torch.isfinite(states).all()):
+                kind = str(states.dtype).removeprefix("torch.")
+                raise ModelError(
+                    f"the backbone's states are not finite in {kind}: they leave its range, or weights are damaged; "
+                    "load it in float32 or bfloat16 (precision 'fp32' or 'bf16')"
+                )
             pairs = list(zip(first.given, second.given, strict=True)) or [(states, others)]
             for i, (a, b) in enumerate(pairs):  # exact: the same shapes give the same bits where nothing has changed
                 verdicts[f"{form}, attention layer {i}"] = not torch.equal(a[early], b[early])

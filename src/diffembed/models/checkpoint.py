@@ -40,12 +40,14 @@ class ModelConfig:
         dims: trained widths, ascending; the last is the hidden size.
         contextual: chunks of a document are read together (late chunking).
         quantizer: ``tanh-int8`` (trained through) or ``none``.
+        pooling: ``mean``; ``modules`` only in memory: sentence-transformers' own modules pool and finish.
         normalize: float32 output of a ``none`` model has length 1.
         max_tokens: longest sequence, prefix and suffix included.
         mask_token_id: what a masked token becomes; ``None`` for a model that was never trained to fill in.
         shift: a language model's state at i predicts token i + 1.
         eot_token_id: stands between the chunks of a document and is not pooled.
         prefix_ids, suffix_ids: put around every sequence and pooled with it (``[CLS]`` and ``[SEP]`` of a BERT).
+        query_prompt, document_prompt: text put before every query or document and pooled with it.
         manifest: what the weights were made from: recipe, data, seeds, versions, steps, parents.
     """
 
@@ -56,12 +58,14 @@ class ModelConfig:
     pad_token_id: int
     eot_token_id: int
     contextual: bool = False
-    pooling: Literal["mean"] = "mean"
+    pooling: Literal["mean", "modules"] = "mean"
     quantizer: Quantizer = "tanh-int8"
     normalize: bool = False
     shift: bool = True
     prefix_ids: tuple[int, ...] = ()
     suffix_ids: tuple[int, ...] = ()
+    query_prompt: str = ""
+    document_prompt: str = ""
     manifest: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -123,8 +127,8 @@ def read_model_config(path: str | Path) -> ModelConfig:
     if not (root / CONFIG_FILE).exists():
         if (root / "modules.json").exists() or (root / "config.json").exists():
             raise ModelError(
-                f"{root} has no {CONFIG_FILE}; it looks like a sentence-transformers directory: "
-                f"convert it with: diffembed export {root} --into DIR"
+                f"{root} has no {CONFIG_FILE}: Encoder may load it as it is (docs/models.md), but here a model "
+                f"directory of diffembed's is needed; make one of it with: diffembed export {root} --into DIR"
             )
         raise ModelError(f"{root} is not a model directory: {CONFIG_FILE} is missing; copy the whole directory again")
     config = ModelConfig.from_json(_read_text(root / CONFIG_FILE), str(root / CONFIG_FILE))
@@ -334,7 +338,8 @@ def write_sentence_transformers_files(folder: Path, config: ModelConfig) -> None
         }
         _write_json(folder / "2_Dense" / "config.json", dense)
     _write_json(folder / "sentence_bert_config.json", {"max_seq_length": config.max_tokens, "do_lower_case": False})
-    _write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine", "prompts": {}})
+    prompts = {"query": config.query_prompt, "document": config.document_prompt}
+    _write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine", "prompts": prompts})
 
 
 def default_card(config: ModelConfig) -> str:

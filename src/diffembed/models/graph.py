@@ -3,14 +3,13 @@
 Graphs are written by hand instead of traced, because that way they have few nodes (fused normalisation, rotary and
 attention operators of onnxruntime), need no optimiser when they load, and put pooling and quantizer inside.
 
-INT8 weights: each weight matrix has one scale a column; each token's activations are scaled by that token's own largest
-value, never by a range over the batch, so that a text's vector does not depend on its neighbours. Weights use 7 of
-8 bits (-63..63): on processors without VNNI two products of an unsigned and a signed byte are added in 16 bits, and
-255 * 63 * 2 is the most that fits.
+In int8 graphs each token's activations are scaled by that token's own largest value, never by a range over the batch,
+so that a text's vector does not depend on its neighbours. ``integers.py`` makes the weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,35 +17,35 @@ import numpy.typing as npt
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from diffembed.models.files import StoredTensor
+from diffembed.models.integers import Int8Plan
 
 MS = "com.microsoft"  # onnxruntime's own operators
 OPSET, IR_VERSION = 18, 9
-WEIGHT_LIMIT = 63
 _EXTERNAL_DTYPES = {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}
-
-
-def quantize_weight(weight_KN: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Integer weights and their column scales: ``weight ~ integers * scale``.
-
-    >>> integers, scale = quantize_weight(np.array([[0.25, -63.0], [1.0, 0.0]], np.float32))
-    >>> integers.tolist(), [round(float(s) * 63, 4) for s in scale]
-    ([[16, -63], [63, 0]], [1.0, 63.0])
-    """
-    peak = np.abs(weight_KN).max(axis=0)
-    scale = (np.where(peak > 0, peak, 1.0) / WEIGHT_LIMIT).astype(np.float32)
-    return np.rint(weight_KN / scale).astype(np.int8), scale
+_SMALLEST_DETACHED = 4096  # bytes
 
 
 class GraphBuilder:
     """Collects nodes and initializers; every method returns the name of a new value.
 
     Values are float32 unless said; ``B, T, D, S`` are batch, tokens, hidden size, spans.
+
+    Args:
+        plan: puts linear layers in integers; ``None`` leaves them all in float32.
+        detach: keep large initializers out of the serialised model, which then has no limit of size; whoever runs it
+            hands them over.
+
+    Attributes:
+        inputs: what each linear layer reads, by its name.
+        detached: the initializers that were kept out.
     """
 
-    def __init__(self, *, int8: bool) -> None:
-        self.int8 = int8
+    def __init__(self, plan: Int8Plan | None = None, *, detach: bool = False) -> None:
+        self.plan, self.detach = plan, detach
+        self.detached: dict[str, npt.NDArray[Any]] = {}
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
+        self.inputs: dict[str, str] = {}
         self._quantized: dict[str, tuple[str, str]] = {}
         self._count = 0
 
@@ -61,55 +60,81 @@ class GraphBuilder:
     def constant(self, name: str, value: npt.ArrayLike, dtype: type[np.generic] = np.float32) -> str:
         """An initializer stored in the graph file (once a name)."""
         if name not in self.initializers:
-            self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value, dtype=dtype), name)
+            array = np.ascontiguousarray(value, dtype=dtype)
+            if self.detach and array.nbytes >= _SMALLEST_DETACHED:
+                self.detached[name] = array
+                kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+                self.initializers[name] = _reference(name, kind, array.shape, "detached", 0, array.nbytes)
+            else:
+                self.initializers[name] = numpy_helper.from_array(array, name)
         return name
 
     def external(self, name: str, tensor: StoredTensor, location: str) -> str:
         """An initializer that stays in a safetensors file beside the graph: a reference, no copy."""
-        proto = TensorProto(name=name, data_type=_EXTERNAL_DTYPES[tensor.dtype], dims=tensor.shape)
-        proto.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", location), ("offset", tensor.offset), ("length", tensor.length)):
-            entry = proto.external_data.add()
-            entry.key, entry.value = key, str(value)
-        self.initializers[name] = proto
+        kind = _EXTERNAL_DTYPES[tensor.dtype]
+        self.initializers[name] = _reference(name, kind, tensor.shape, location, tensor.offset, tensor.length)
         return name
 
     def linear(self, x: str, name: str, weight_NK: npt.NDArray[Any]) -> str:
         """``x @ weight.T`` without bias, ``[..., N]``; in int8 graphs with integer weights and activations."""
-        weight_KN = np.ascontiguousarray(weight_NK.T.astype(np.float32))
-        if not self.int8:
-            return self.add("MatMul", [x, self.constant(name, weight_KN)])
-        product, scale = self._integer_product(x, name, weight_KN)
-        return self.add("Mul", [product, scale])
+        self.inputs[name] = x
+        if self.plan is None or name in self.plan.float_layers:
+            return self.add("MatMul", [x, self.constant(name, weight_NK.T)])
+        bytes_x, peak = self._centred_bytes(x, self.plan.divisors.get(name))
+        return self.add("Mul", [self._integer_product(bytes_x, 128, name, *self.plan.rounding(weight_NK.T)), peak])
 
     def linear_unscaled(self, x: str, name: str, weight_NK: npt.NDArray[Any]) -> str:
         """``linear`` up to a positive factor a token: enough, and one pass cheaper, where a normalisation follows."""
-        if not self.int8:
+        if self.plan is None or name in self.plan.float_layers:
             return self.linear(x, name, weight_NK)
-        return self._integer_product(x, name, np.ascontiguousarray(weight_NK.T.astype(np.float32)))[0]
+        self.inputs[name] = x
+        bytes_x, _ = self._centred_bytes(x, self.plan.divisors.get(name))
+        return self._integer_product(bytes_x, 128, name, *self.plan.rounding(weight_NK.T))
 
-    def _integer_product(self, x: str, name: str, weight_KN: npt.NDArray[np.float32]) -> tuple[str, str]:
-        bytes_x, peak = self._quantize_tokens(x)
-        integers, scale = quantize_weight(weight_KN)
+    def linear_above(
+        self, x: str, name: str, weight_NK: npt.NDArray[Any], bias_N: npt.NDArray[Any], least: float
+    ) -> tuple[str, npt.NDArray[Any]]:
+        """``linear`` of values that are never below ``least``, and the bias to add to it.
+
+        In int8 graphs ``x - least`` takes a byte's whole range, twice as fine as around zero; what that adds to the
+        product is the same for all tokens and goes off the bias.
+        """
+        if self.plan is None or name in self.plan.float_layers:
+            return self.linear(x, name, weight_NK), bias_N
+        self.inputs[name] = x
+        lifted = self.add("Add", [x, self.constant(f"above_{least}", -least)])
+        peak = self.add("ReduceMax", [lifted, self.constant("last_axis", [-1], np.int64)], keepdims=1)
+        integers, scale = self.plan.rounding(weight_NK.T)
+        product = self._integer_product(self._bytes(lifted, peak, 0), 0, name, integers, scale)
+        return self.add("Mul", [product, peak]), bias_N + least * (integers * scale).sum(axis=0)
+
+    def _integer_product(
+        self, bytes_x: str, zero: int, name: str, integers: npt.NDArray[np.int8], scale: npt.NDArray[np.float32]
+    ) -> str:
+        """The product over each token's peak; bytes are around ``zero``, 128 or 0."""
         inputs = [
             bytes_x,
             self.constant(name + ".int8", integers, np.int8),
             self.constant("one", 1.0),
-            self.constant(name + ".scale", scale / np.float32(127.0)),
-            self.constant("zero_point", 128, np.uint8),
+            self.constant(name + ".scale", scale / np.float32(255 - zero)),
+            self.constant(f"zero_{zero}", zero, np.uint8),
         ]
-        return self.add("MatMulIntegerToFloat", inputs, domain=MS), peak
+        return self.add("MatMulIntegerToFloat", inputs, domain=MS)
 
-    def _quantize_tokens(self, x: str) -> tuple[str, str]:
+    def _centred_bytes(self, x: str, divisor_K: npt.NDArray[np.float32] | None) -> tuple[str, str]:
         """Bytes around 128 and each token's largest magnitude ``[..., 1]``; shared by all products of ``x``."""
         if x not in self._quantized:
+            value = x if divisor_K is None else self.add("Mul", [x, self.constant(f"{x}.factors", 1 / divisor_K)])
             last = self.constant("last_axis", [-1], np.int64)
-            peak = self.add("ReduceMax", [self.add("Abs", [x]), last], keepdims=1)
+            peak = self.add("ReduceMax", [self.add("Abs", [value]), last], keepdims=1)
             peak = self.add("Max", [peak, self.constant("tiny", 1e-20)])
-            scaled = self.add("Mul", [x, self.add("Div", [self.constant("int8_range", 127.0), peak])])
-            inputs = [scaled, self.constant("one", 1.0), self.constant("zero_point", 128, np.uint8)]
-            self._quantized[x] = (self.add("QuantizeLinear", inputs), peak)
+            self._quantized[x] = (self._bytes(value, peak, 128), peak)
         return self._quantized[x]
+
+    def _bytes(self, x: str, peak: str, zero: int) -> str:
+        scaled = self.add("Mul", [x, self.add("Div", [self.constant(f"range_{zero}", 255.0 - zero), peak])])
+        inputs = [scaled, self.constant("one", 1.0), self.constant(f"zero_{zero}", zero, np.uint8)]
+        return self.add("QuantizeLinear", inputs)
 
     def reshape(self, x: str, shape: list[int]) -> str:
         """0 keeps a dimension, -1 infers it."""
@@ -126,21 +151,24 @@ class GraphBuilder:
         return self.add("Range", [self.constant("zero_i", 0, np.int64), scalar, self.constant("one_i", 1, np.int64)])
 
     def span_means(self, states_BTD: str, span_ids_BT: str, span_lengths_S: str, width: int) -> str:
-        """Mean state of each span ``[S, D]``: token rows are added into the row that ``span_ids`` names.
+        """Mean state of each span ``[S, D]``; tokens of id ``S`` (padding, separators) are in none.
 
-        Row ``S`` collects padding, separators and whatever else is not pooled, and is dropped.
+        A product with a matrix of zeros and ones ``[B, M, T]``, M the most spans of one sequence. Adding rows by
+        ``ScatterND`` would be shorter, but onnxruntime shares its rows out among threads, and two threads that add to
+        the same span lose each other's sums.
         """
-        spans = self.size(span_lengths_S, 0)
-        one, axis0 = self.constant("one_row", [1], np.int64), self.constant("axis0", [0], np.int64)
-        rows = self.add("Add", [spans, one])
-        shape = self.add("Concat", [rows, self.constant("hidden", [width], np.int64)], axis=0)
-        zeros = self.add("ConstantOfShape", [shape], value=numpy_helper.from_array(np.zeros(1, np.float32)))
-        sums = self.add(
-            "ScatterND",
-            [zeros, self.reshape(span_ids_BT, [-1, 1]), self.reshape(states_BTD, [-1, width])],
-            reduction="add",
-        )
-        kept = self.add("Slice", [sums, axis0, spans, axis0])
+        last = self.constant("last_axis", [-1], np.int64)
+        pooled = self.add("Less", [span_ids_BT, self.size(span_lengths_S, 0)])
+        first = self.add("ReduceMin", [span_ids_BT, last], keepdims=1)  # spans are numbered in order of sequences
+        nowhere = self.constant("nowhere", -1, np.int64)
+        place = self.add("Where", [pooled, self.add("Sub", [span_ids_BT, first]), nowhere])
+        count = self.add("Add", [self.add("ReduceMax", [place, last], keepdims=1), self.constant("one_i", 1, np.int64)])
+        most = self.add("ReduceMax", [count], keepdims=0)
+        places = self.add("Range", [self.constant("zero_i", 0, np.int64), most, self.constant("one_i", 1, np.int64)])
+        belongs = self.add("Equal", [self.reshape(place, [0, 1, -1]), self.reshape(places, [1, -1, 1])])
+        sums = self.add("MatMul", [self.add("Cast", [belongs], to=TensorProto.FLOAT), states_BTD])
+        taken = self.reshape(self.add("Less", [places, count]), [-1])
+        kept = self.add("Compress", [self.reshape(sums, [-1, width]), taken], axis=0)
         return self.add("Div", [kept, self.reshape(span_lengths_S, [-1, 1])])
 
     def tanh_int8(self, mean_SD: str) -> str:
@@ -150,9 +178,18 @@ class GraphBuilder:
         clipped = self.add("Clip", [rounded, self.constant("int8_floor", -127.0), limit])
         return self.add("Cast", [clipped], to=TensorProto.INT8)
 
-    def model(self, outputs: dict[str, tuple[str, int]], metadata: dict[str, str]) -> bytes:
-        """Serialise; ``outputs`` maps an output's name to the value and element type that it shows."""
-        for shown, (value, _) in outputs.items():
+    def model(
+        self, outputs: dict[str, tuple[str, int]], metadata: dict[str, str], watched: Mapping[str, str] | None = None
+    ) -> bytes:
+        """Serialise.
+
+        Args:
+            outputs: the value and element type, ``[spans, width]``, that each output shows.
+            metadata: stored with the model.
+            watched: further outputs: values ``[batch, tokens, channels]`` of the inside, float32.
+        """
+        inside = dict(watched or {})
+        for shown, value in [*((name, value) for name, (value, _) in outputs.items()), *inside.items()]:
             self.nodes.append(helper.make_node("Identity", [value], [shown], name=shown))
         inputs: list[ValueInfoProto] = [
             helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "tokens"]),
@@ -161,8 +198,18 @@ class GraphBuilder:
             helper.make_tensor_value_info("span_lengths", TensorProto.FLOAT, ["spans"]),
         ]
         results = [helper.make_tensor_value_info(n, kind, ["spans", "width"]) for n, (_, kind) in outputs.items()]
+        results += [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", "tokens", None]) for n in inside]
         graph = helper.make_graph(self.nodes, "encoder", inputs, results, list(self.initializers.values()))
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MS, 1)]
         proto = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="diffembed")
         helper.set_model_props(proto, metadata)
         return bytes(proto.SerializeToString())
+
+
+def _reference(name: str, kind: int, shape: Sequence[int], location: str, offset: int, length: int) -> TensorProto:
+    """A tensor whose bytes stand elsewhere."""
+    proto = TensorProto(name=name, data_type=kind, dims=shape, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        entry = proto.external_data.add()
+        entry.key, entry.value = key, str(value)
+    return proto

@@ -1,11 +1,13 @@
 """Any pretrained decoder as a diffusion backbone: read, mask opened, mask token settled, probed.
 
 ``load_pretrained`` takes a causal checkpoint of a known family, a released diffusion checkpoint in its own layout, or a
-model directory written here. Nothing of the checkpoint is run: weights come from safetensors into stock classes.
+model directory written here. ``load_source`` takes what the Encoder loads, adapters merged in. Nothing of a checkpoint
+is run: weights come from safetensors into stock classes.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,24 +22,26 @@ from diffembed.models.backbone import require_bidirectional, token_embedding
 from diffembed.models.checkpoint import (
     CONFIG_FILE,
     HEAD_FILE,
-    TOKENIZER_FILE,
     load_backbone,
     load_head,
     load_tokenizer,
     read_json,
     read_model_config,
-    ready_tokenizer,
 )
 from diffembed.models.families import opened, require_family
 from diffembed.models.files import fetch_model, weight_files
+from diffembed.models.foreign import Source
+from diffembed.models.lora import merge_adapter
 from diffembed.models.masking import settle_mask_token, shield
-from diffembed.models.released import Layout, layout_of
+from diffembed.models.released import Layout, layout_of, read_layout_tokenizer, settle_ends
+from diffembed.models.stack import ENCODERS
 from diffembed.models.weights import load_stock, read_tensor
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_END_OF_TEXT = "<|endoftext|>"  # what separates documents in Qwen, Dream and LLaDA, whatever ends a chat turn
+# Heads that sentence-transformers leaves in some checkpoints of encoders, and buffers that older versions saved.
+_HEADS = r"(^|\.)position_ids$|^(cls|lm_head|vocab_\w+|qa_outputs|classifier|head|decoder|predictions|pooler)\."
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,23 +105,59 @@ def load_pretrained(
         return _own_directory(root, attn_implementation, weights_type, mask_token)
     layout = layout_of(read_json(root / "config.json"), str(root))
     require_family(layout.model_type, str(root), allow_unproven=allow_unproven)
-    model = load_stock(
-        root,
-        _stock_config(layout, root),
-        attn_implementation=attn_implementation,
-        dtype=weights_type,
-        rename=layout.rename,
-        unused=f"{layout.unused}|^{layout.head.replace('.', chr(92) + '.')}$",
-        max_tokens=max_tokens,
-    )
+    model = _load_layout(root, layout, attn_implementation, weights_type, max_tokens)
     head = _untied_head(root, layout, model, weights_type)
-    tokenizer = _read_tokenizer(root, layout)
-    pad, end = _special_ids(model, tokenizer)
+    tokenizer = read_layout_tokenizer(root, layout.slow_tokenizer)
     rows = token_embedding(model).shape[0]
+    pad, end = settle_ends(tokenizer, rows, model.config.pad_token_id, model.config.eos_token_id)
     mask = settle_mask_token(tokenizer, rows, mask_token, released=_released_mask(layout, tokenizer), taken={pad, end})
     shield(tokenizer, {pad, end, mask})
     require_bidirectional(model, ("eager", "sdpa", attn_implementation))
     return LoadedBackbone(model, head, tokenizer, mask, pad, end, layout.shift, layout.name)
+
+
+def load_source(
+    source: Source,
+    *,
+    attn_implementation: str = "sdpa",
+    dtype: torch.dtype | None = None,
+    max_tokens: int | None = None,
+) -> PreTrainedModel:
+    """The backbone of any directory that the Encoder loads, for embedding: mask open, probed, no head, in eval mode.
+
+    Args:
+        source: of every kind but ``modules``.
+        max_tokens: as for :func:`load_pretrained`.
+
+    Raises:
+        ModelError: damage, an unknown architecture, an adapter that does not fit, a model that does not read both ways.
+        MissingExtraError: an adapter, and peft is not installed.
+    """
+    if source.kind == "diffembed":
+        return load_backbone(source.root, attn_implementation=attn_implementation, dtype=dtype)
+    layout, weights_type = source.layout, dtype or torch.float32
+    assert layout is not None
+    if source.kind != "stock":
+        require_family(layout.model_type, str(source.weights))
+    model = _load_layout(source.weights, layout, attn_implementation, weights_type, max_tokens)
+    if source.adapter is not None:
+        model = merge_adapter(model, source.adapter, layout)
+    require_bidirectional(model)
+    return model
+
+
+def _load_layout(
+    root: Path, layout: Layout, attn_implementation: str, dtype: torch.dtype, max_tokens: int | None
+) -> PreTrainedModel:
+    return load_stock(
+        root,
+        _stock_config(layout, root),
+        attn_implementation=attn_implementation,
+        dtype=dtype,
+        rename=layout.rename,
+        unused=f"{layout.unused}|^{re.escape(layout.head)}$" + (f"|{_HEADS}" if layout.name in ENCODERS else ""),
+        max_tokens=max_tokens,
+    )
 
 
 def _own_directory(
@@ -175,30 +215,6 @@ def _untied_head(root: Path, layout: Layout, model: PreTrainedModel, dtype: torc
             "they must be alike"
         )
     return head
-
-
-def _read_tokenizer(root: Path, layout: Layout) -> Tokenizer:
-    if (root / TOKENIZER_FILE).exists() or layout.slow_tokenizer is None:
-        return load_tokenizer(root)
-    import transformers
-
-    absent = [name for name in ("vocab.json", "merges.txt") if not (root / name).exists()]
-    if absent:
-        raise ModelError(f"{root} has neither {TOKENIZER_FILE} nor {absent[0]}; copy the whole checkpoint again")
-    kind = getattr(transformers, layout.slow_tokenizer)
-    tokenizer: Tokenizer = kind.from_pretrained(root, trust_remote_code=False, local_files_only=True).backend_tokenizer
-    return ready_tokenizer(tokenizer)
-
-
-def _special_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> tuple[int, int]:
-    """Padding and end of text; a model without a padding token pads with its end of text (padding is never read)."""
-    rows, config = token_embedding(model).shape[0], model.config
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    usable = [i for i in (tokenizer.token_to_id(_END_OF_TEXT), *ends) if i is not None and 0 <= i < rows]
-    if not usable:
-        raise ModelError("the checkpoint names no end-of-text token (eos_token_id in its config.json); add it")
-    pad = config.pad_token_id
-    return (pad if pad is not None and 0 <= pad < rows else usable[0]), usable[0]
 
 
 def _released_mask(layout: Layout, tokenizer: Tokenizer) -> int | None:

@@ -13,9 +13,18 @@ Every layout ends in a class of stock ``transformers``; code that a checkpoint b
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from diffembed.errors import ModelError
+from diffembed.errors import MissingExtraError, ModelError
+from diffembed.models.checkpoint import TOKENIZER_FILE, TORCH_HINT, load_tokenizer, ready_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# Checkpoints of these types are read as embedders without further word: pplx-embed, and DiffEmbed on Dream or LLaDA.
+EMBEDDERS = ("bidirectional_pplx_qwen3", "Dream", "llada")
+_END_OF_TEXT = "<|endoftext|>"  # what separates documents in Qwen, Dream and LLaDA, whatever ends a chat turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +150,51 @@ def _require(config: dict[str, Any], expected: dict[str, object], place: str) ->
                 f"{place} has {key} = {found!r}, the {config['model_type']} layout is read with {value!r} only; "
                 "this variant is not supported"
             )
+
+
+def read_layout_tokenizer(folder: Path, slow: str | None) -> Tokenizer:
+    """The tokenizer of a folder, ready for user text.
+
+    Args:
+        slow: class of ``transformers`` that reads the vocabulary where there is no ``tokenizer.json``; ``None``: the
+            one that the folder names.
+
+    Raises:
+        ModelError: no tokenizer, or none that has a fast form.
+        MissingExtraError: it has to be made by ``transformers``, which is not installed.
+    """
+    if (folder / TOKENIZER_FILE).exists() or (slow is None and not (folder / "tokenizer_config.json").exists()):
+        return load_tokenizer(folder)
+    try:
+        import transformers
+    except ImportError:
+        raise MissingExtraError(f"{folder} has no {TOKENIZER_FILE}, and {TORCH_HINT}") from None
+    if slow is not None and (absent := [n for n in ("vocab.json", "merges.txt") if not (folder / n).exists()]):
+        raise ModelError(f"{folder} has neither {TOKENIZER_FILE} nor {absent[0]}; copy the whole checkpoint again")
+    kind = getattr(transformers, slow or "AutoTokenizer")
+    try:
+        made = kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, ImportError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{folder} has no {TOKENIZER_FILE}, and what it has does not load: {first}") from None
+    backend = getattr(made, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(f"{folder} has no fast tokenizer ({TOKENIZER_FILE}), which is needed; save it with one")
+    return ready_tokenizer(backend)
+
+
+def settle_ends(tokenizer: Tokenizer, rows: int, pad: Any, ends: Any) -> tuple[int, int]:
+    """Ids of padding and of the end of text; a model without padding pads with its end of text (it is never read).
+
+    Args:
+        rows: of the embedding table.
+        pad, ends: ``pad_token_id`` and ``eos_token_id`` of the config; the latter may be a list.
+
+    Raises:
+        ModelError: no end of text inside the table.
+    """
+    named = ends if isinstance(ends, list) else [ends]
+    usable = [i for i in (tokenizer.token_to_id(_END_OF_TEXT), *named) if i is not None and 0 <= i < rows]
+    if not usable:
+        raise ModelError("the checkpoint names no end-of-text token (eos_token_id in its config.json); add it")
+    return (int(pad) if pad is not None and 0 <= pad < rows else int(usable[0])), int(usable[0])

@@ -50,7 +50,7 @@ def load_stock(
     kind = config.model_type
     kind_of_model: Any = MODEL_MAPPING[type(config)]
     try:
-        with _quiet():
+        with quiet():
             model, report = kind_of_model.from_pretrained(
                 root,
                 config=config,
@@ -91,7 +91,7 @@ def _files(stored: dict[str, Path]) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bar and no report of ``transformers`` on stderr: what it would say is checked and raised."""
     bar, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,69 +1,79 @@
 """The torch runtime: checkpoints without an ONNX graph, and GPUs.
 
 Decoders run packed (no padding) through ``models/attention.py``; other families run padded on torch's fused attention.
+Weights and activations are in the precision that was asked for; means of spans are always added up in float32. Values
+that a narrow type cannot hold come out as they are, not finite: the Encoder refuses them.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffembed.errors import MissingExtraError
-from diffembed.models.checkpoint import TORCH_HINT, load_backbone, read_stock_config
+from diffembed.errors import InputError, MissingExtraError
+from diffembed.models.checkpoint import TORCH_HINT
 from diffembed.models.families import FAMILIES
+from diffembed.models.foreign import find_source
+from diffembed.models.stack import EAGER
 from diffembed.text.batching import PackedBatch
 from diffembed.vectors.quantize import FloatArray
 
+if TYPE_CHECKING:
+    import torch
+
+DTYPES: dict[str, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
 
 class TorchRuntime:
-    """A stock ``transformers`` model in float32.
+    """A stock ``transformers`` model.
 
     Args:
-        root: the model directory.
-        device: ``auto`` takes a CUDA GPU if there is one.
+        root: the model directory, of any layout but a stack of sentence-transformers modules.
+        precision: ``fp32``, ``bf16`` or ``fp16`` of weights and activations; ``auto`` is fp32 on every device.
+        device: ``cpu``, ``cuda``, or ``auto`` for a CUDA GPU if there is one.
         threads: CPU threads of torch, for the whole process; ``None`` leaves them.
         pad_token_id: fills padded places.
         packed: run without padding; ``None`` decides by the family.
+        max_tokens: the longest text that will be read, where rotary frequencies depend on it.
 
     Raises:
-        ModelError: the directory is damaged.
+        ModelError: the directory is damaged; the model does not read both ways.
+        InputError: a device that is not there, a precision that is not known.
         MissingExtraError: torch is not installed.
     """
 
     name = "torch"
-    precision = "fp32"
 
     def __init__(
         self,
         root: Path,
         *,
+        precision: str = "auto",
         device: str = "auto",
         threads: int | None = None,
         pad_token_id: int = 0,
         packed: bool | None = None,
+        max_tokens: int | None = None,
     ) -> None:
-        try:
-            import torch
-        except ImportError:
-            raise MissingExtraError(TORCH_HINT) from None
+        self.precision, dtype, self.device = settle_torch(precision, device, threads)
         from diffembed.models.attention import PACKED
         from diffembed.models.backbone import require_bidirectional
+        from diffembed.models.pretrained import load_source
 
-        if threads is not None:
-            torch.set_num_threads(threads)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.packed = read_stock_config(root).get("model_type") in FAMILIES if packed is None else packed
-        model = load_backbone(root, attn_implementation=PACKED if self.packed else "sdpa")
-        if device != "cpu":  # other kernels run there than those that were probed on loading
-            model.to(device)  # type: ignore[arg-type]
+        source = find_source(root)
+        self.packed = source.model_type in FAMILIES if packed is None else packed
+        attention = PACKED if self.packed else "eager" if source.model_type in EAGER else "sdpa"
+        model = load_source(source, attn_implementation=attention, dtype=dtype, max_tokens=max_tokens)
+        if self.device != "cpu":  # other kernels run there than those that were probed on loading
+            model.to(self.device)  # type: ignore[arg-type]
             require_bidirectional(model)
         self._model = model
         self._pad = pad_token_id
 
     def span_means(self, batch: PackedBatch) -> FloatArray:
-        """``[spans, hidden]`` float32."""
+        """``[spans, hidden]`` float32; not finite where the precision's range was left."""
         import torch
 
         from diffembed.models.backbone import packed_states
@@ -81,3 +91,27 @@ class TorchRuntime:
                 states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
             means: FloatArray = span_means(states, batch.spans).cpu().numpy()
         return np.ascontiguousarray(means)
+
+
+def settle_torch(precision: str, device: str, threads: int | None) -> tuple[str, torch.dtype, str]:
+    """Precision, torch's name of it and the device that were asked for; sets the threads.
+
+    Raises:
+        InputError: a device that is not there, a precision that torch does not run here.
+        MissingExtraError: torch is not installed.
+    """
+    try:
+        import torch
+        import transformers  # noqa: F401
+    except ImportError:
+        raise MissingExtraError(TORCH_HINT) from None
+    precision = "fp32" if precision == "auto" else precision
+    if precision not in DTYPES:
+        raise InputError(f"precision {precision!r} is none of the torch runtime's; choose from {', '.join(DTYPES)}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device 'cuda' was asked for, and torch sees no CUDA GPU here; use device='cpu' or 'auto'")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return precision, getattr(torch, DTYPES[precision]), device

@@ -112,3 +112,20 @@ def batches_by_tokens(lengths: Sequence[int], budget: int) -> Iterator[list[int]
         group.append(i)
     if group:
         yield group
+
+
+def blocks(documents: Sequence[Sequence[str]], most: int, characters: int) -> Iterator[tuple[int, int]]:
+    """Consecutive documents to hold in memory together: at most ``most`` and (but for a single one) so many characters.
+
+    >>> list(blocks([["ab"], ["c", "d"], ["efghij"], ["k"]], most=2, characters=4))
+    [(0, 2), (2, 3), (3, 4)]
+    """
+    start = size = 0
+    for number, document in enumerate(documents):
+        own = sum(map(len, document))
+        if number > start and (number - start >= most or size + own > characters):
+            yield start, number
+            start, size = number, 0
+        size += own
+    if start < len(documents):
+        yield start, len(documents)

@@ -1,297 +1,143 @@
 """From a document to chunks: exact slices of the text, each at most so many tokens, cut where a reader would cut.
 
-A document is first split into blocks (paragraphs, Markdown or reST sections, fenced code, functions, records), blocks
-that are too long into sentences, lines, words and at last characters; then neighbours are packed together again. A
-heading stays with what it heads, and a record is never mixed with the next one.
+A document is first split into blocks (``blocks.py``), blocks that are too long into finer pieces (``pieces.py``); then
+neighbours are packed together again. What may share a chunk, and where one has to begin, is up to the strategy. Windows
+of tokens (``fixed.py``) and borders that a model chooses (``adaptive.py``) go through the same check at the end.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+import bisect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal, get_args
 
 from diffembed.errors import InputError
+from diffembed.text.blocks import Unit, definition_blocks, marked_up_blocks, regions, source_blocks, split_at
+from diffembed.text.headings import heading_levels, heading_paths, heading_text
+from diffembed.text.pieces import CountTokens, Limit, halved, sentence_starts, within
 from diffembed.text.readers import SourceText
-from diffembed.text.sentences import Span, safe_cut, sentences, trimmed
+from diffembed.text.sentences import Span, trimmed
 
-CountTokens = Callable[[Sequence[str]], Sequence[int]]
-
-_CHARACTERS_PER_TOKEN = 12
-"""A block this many times longer than the token limit is cut before it is tokenized: some tokenizers need quadratic
-time for a word of a million letters."""
+Strategy = Literal["structure", "fixed", "sentence", "markdown", "code", "adaptive"]
+"""By name: ``structure`` packs paragraphs, sections, definitions or records, whatever the document has; ``sentence``
+whole sentences; ``markdown`` never lets two sections share a chunk, ``code`` no two definitions (documents of another
+kind they cut as ``structure`` does); ``fixed`` are windows of tokens; ``adaptive`` asks the model."""
+STRATEGIES: tuple[str, ...] = get_args(Strategy)
+CountingStrategy = Literal["structure", "sentence", "markdown", "code"]
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a document: ``text == document[start:end]``; lines are 1-based and inclusive."""
+    """A piece of a document: ``text == document[start:end]``; lines are 1-based and inclusive.
+
+    Attributes:
+        headings: what its text stands under (its own heading last), the highest first; Markdown and reST only, and not
+            kept in an index.
+    """
 
     text: str
     start: int
     end: int
     line_start: int
     line_end: int
+    headings: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class _Unit:
-    """Consecutive characters that packing moves as a whole; units cover the document without gaps."""
-
-    start: int
-    end: int
-    tokens: int = 0
-    heading: bool = False  # belongs to what follows, and is a good place to begin a chunk
-    must_begin: bool = False  # a chunk has to begin here (records)
-
-
-def chunk_document(source: SourceText, *, count_tokens: CountTokens, max_tokens: int = 256) -> list[Chunk]:
-    """Cut a document.
+def chunk_document(
+    source: SourceText,
+    *,
+    count_tokens: CountTokens,
+    max_tokens: int = 256,
+    strategy: CountingStrategy = "structure",
+) -> list[Chunk]:
+    """Cut a document by what it looks like.
 
     Args:
         source: the document.
         count_tokens: how many tokens the model makes of each of some texts (``Encoder.count_tokens``).
         max_tokens: no chunk has more, but for a single character that alone has more.
+        strategy: see ``Strategy``.
 
     Raises:
-        InputError: ``max_tokens`` is not positive.
+        InputError: ``max_tokens`` is not positive, or the strategy needs more than counts.
 
-    >>> source = SourceText.plain("# Owls\\n\\nThey hunt. At night.\\n\\nBy ear.\\n", "markdown")
+    >>> source = SourceText.plain("# Owls\\n\\nThey hunt. At night.\\n\\n## Ears\\n\\nBy ear.\\n", "markdown")
     >>> words = lambda texts: [len(text.split()) for text in texts]
-    >>> [(c.text, c.line_start, c.line_end) for c in chunk_document(source, count_tokens=words, max_tokens=6)]
-    [('# Owls\\n\\nThey hunt. At night.', 1, 3), ('By ear.', 5, 5)]
+    >>> [(c.text, c.line_start, c.line_end) for c in chunk_document(source, count_tokens=words, max_tokens=7)]
+    [('# Owls\\n\\nThey hunt. At night.', 1, 3), ('## Ears\\n\\nBy ear.', 5, 7)]
+    >>> sections = chunk_document(source, count_tokens=words, max_tokens=99, strategy="markdown")
+    >>> [chunk.headings for chunk in sections]
+    [('Owls',), ('Owls', 'Ears')]
     """
-    if max_tokens < 1:
-        raise InputError(f"chunks of {max_tokens} tokens: give a positive number, 256 for instance")
+    if strategy not in get_args(CountingStrategy):
+        raise InputError(f"strategy {strategy!r} is not one of {', '.join(get_args(CountingStrategy))}; see Chunker")
+    limit = Limit.of(count_tokens, max_tokens)
     text = source.text
-    units = _counted(text, _blocks(source), count_tokens, max_tokens)
-    units = [part for unit in units for part in _small_enough(text, source, unit, count_tokens, max_tokens)]
-    groups = _pack(units, max_tokens)
-    spans = _verified(text, groups, count_tokens, max_tokens)
-    return [_chunk(source, start, end) for start, end in spans]
+    if strategy == "sentence":
+        units = _sentence_units(source)
+    elif strategy == "code" and source.kind == "code":
+        units = _definitions_apart(source, limit)
+    else:
+        units = source_blocks(source)
+        if strategy == "markdown" and source.kind in ("markdown", "rst"):
+            for above, unit in pairwise(units):
+                unit.must_begin = unit.heading and not above.heading
+    units = within(text, source.kind, limit.measure(text, units), limit)
+    return chunks_of(source, _pack(units, limit.room), limit)
 
 
-def _chunk(source: SourceText, start: int, end: int) -> Chunk:
-    return Chunk(source.text[start:end], start, end, source.line_at(start), source.line_at(end - 1))
-
-
-# Blocks: the first, coarse cut.
-
-_PARAGRAPH_END = re.compile(r"(?:\r\n|\n|\r)[ \t\f]*(?:\r\n|\n|\r)\s*")
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r|$)")
-_FENCE = re.compile(r" {0,3}(```+|~~~+)")
-_ATX = re.compile(r" {0,3}#{1,6}[ \t]+\S")
-_UNDERLINE = re.compile(r"([=\-~^\"'`#*+:._])\1{2,}[ \t]*$")
-_DEFINITION = re.compile(
-    r"(?:export |default |public |private |protected |internal |static |async |abstract |final |pub(?:\([a-z]+\))? "
-    r"|unsafe |extern |const |inline |virtual |open |override |suspend )*"
-    r"(?:def|class|func|fn|function|impl|trait|struct|enum|interface|type|module|namespace|sub|proc|object|record)\b"
-)
-
-
-def _blocks(source: SourceText) -> list[_Unit]:
-    text = source.text
-    if source.kind == "records":
-        borders = [0, *source.breaks, len(text)]
-        return [_Unit(s, e, must_begin=True) for s, e in pairwise(borders) if s < e]
-    if source.kind in ("markdown", "rst"):
-        return marked_up_blocks(text, fences=source.kind == "markdown")
-    units = _cut(0, len(text), (match.end() for match in _PARAGRAPH_END.finditer(text)))
-    if source.kind == "code":
-        # Indented text after a blank line belongs to the block above it; a definition at the margin begins one.
-        units = [_indented_start(text, unit) for unit in units]
-        for unit in units:
-            unit.heading = _DEFINITION.match(text, unit.start) is not None
-        return units
-    for unit in units:
-        unit.heading = _is_title(text[unit.start : unit.end])
+def _sentence_units(source: SourceText) -> list[Unit]:
+    units: list[Unit] = []
+    for start, end in regions(source):
+        units += _begun(split_at(start, end, sentence_starts(source.text, source.kind, start, end)))
     return units
 
 
-def _is_title(paragraph: str) -> bool:
-    """A short single line without a stop, like a chapter's name."""
-    line = paragraph.strip()
-    return 0 < len(line) <= 80 and "\n" not in line and line[-1] not in '.,;:!?。、！？”"’)'
-
-
-def _indented_start(text: str, unit: _Unit) -> _Unit:
-    # The separator match swallows the indentation of the next block: give it back, indentation is meaning in code.
-    while unit.start > 0 and text[unit.start - 1] in " \t":
-        unit.start -= 1
-    end = unit.end
-    while end < len(text) and end > unit.start and text[end - 1] in " \t":
-        end -= 1
-    unit.end = end
-    return unit
-
-
-def marked_up_blocks(text: str, *, fences: bool) -> list[_Unit]:
-    """Paragraphs, with headings (ATX and underlined) as units of their own and fenced code kept whole."""
-    units: list[_Unit] = []
-    lines = [match.span() for match in _LINE.finditer(text) if match.end() > match.start()]
-    fence: str | None = None
-    start = 0
-
-    def close(at: int, *, heading: bool = False) -> None:
-        nonlocal start
-        if units and not text[start:at].strip():
-            units[-1].end = start = at  # blank lines belong to what stands above them
-        elif at > start:
-            units.append(_Unit(start, at, heading=heading))
-            start = at
-
-    previous_blank = True
-    for number, (begin, end) in enumerate(lines):
-        line = text[begin:end].rstrip()
-        opening = _FENCE.match(line) if fences else None
-        if fence is None and opening is not None and _is_rest_title(text[start:begin], line):
-            opening = None
-        if fence is not None:
-            if opening is not None and line.lstrip().startswith(fence) and line.strip(" `~") == "":
-                fence = None
-            previous_blank = False
-            continue
-        if not line:
-            previous_blank = True
-            continue
-        if previous_blank:
-            close(begin)
-        previous_blank = False
-        if opening is not None:
-            fence = opening[1]
-            continue
-        following = text[slice(*lines[number + 1])].rstrip() if number + 1 < len(lines) else ""
-        if fences and _ATX.match(line):
-            close(begin)
-            close(end, heading=True)
-        elif _UNDERLINE.match(line) and begin > start and _underlines(text[start:begin], line):
-            close(end, heading=True)
-        elif _is_underlined(line, following) and not _UNDERLINE.match(text[start:begin].strip()):
-            close(begin)  # a title begins here, unless reST's line above it has already begun the block
-    close(len(text))
-    return units
-
-
-def _is_underlined(line: str, following: str) -> bool:
-    return bool(_UNDERLINE.match(following)) and not line[0].isspace() and len(following) >= min(len(line), 4)
-
-
-def _is_rest_title(above: str, line: str) -> bool:
-    """Whether a line of tildes underlines the title above it, as reST has it, and opens no fence."""
-    titled = len(above.splitlines()) == 1 and len(line) >= max(4, len(above.rstrip()))
-    return titled and line.strip("~") == "" and _underlines(above, line)
-
-
-def _underlines(above: str, line: str) -> bool:
-    rows = [row for row in above.splitlines() if row.strip()]
-    titles = [row for row in rows if not _UNDERLINE.match(row.strip())]
-    return len(titles) == 1 and len(rows) <= 2 and len(line) >= min(len(titles[0].rstrip()), 4)
-
-
-# Long blocks: finer and finer cuts.
-
-
-def _small_enough(
-    text: str, source: SourceText, unit: _Unit, count_tokens: CountTokens, max_tokens: int
-) -> list[_Unit]:
-    """The unit, or smaller units that cover it and (measured one by one) keep the limit."""
-    if unit.tokens <= max_tokens:
-        return [unit]
-    parts: list[_Unit] = [unit]
-    for cut in (_cut_sentences, _cut_lines, _cut_words, _cut_characters):
-        if all(part.tokens <= max_tokens for part in parts):
-            break
-        finer: list[_Unit] = []
-        for part in parts:
-            finer += [part] if part.tokens <= max_tokens else cut(text, source, part, max_tokens)
-        fresh = [part for part in finer if part.tokens == 0]
-        _counted(text, fresh, count_tokens, max_tokens)
-        parts = _merged(finer, max_tokens)
-    while any(part.tokens > max_tokens and part.end - part.start > 1 for part in parts):
-        halves: list[_Unit] = []
-        for part in parts:
-            middle = (part.start + part.end) // 2
-            if part.tokens <= max_tokens or part.end - part.start < 2:
-                halves.append(part)
+def _definitions_apart(source: SourceText, limit: Limit) -> list[Unit]:
+    """Each definition begins a unit: outer ones that fit, inner ones of those that do not, blocks of the rest."""
+    text = source.text
+    blocks = [unit.start for unit in source_blocks(source)]
+    units: list[Unit] = []
+    pending = limit.measure(text, definition_blocks(text, 0, len(text)))
+    while pending:
+        deeper: list[Unit] = []
+        for unit in pending:
+            parts = [unit] if unit.tokens <= limit.room else _inner_definitions(text, unit)
+            if len(parts) > 1:
+                deeper += parts
+            elif unit.tokens > limit.room:
+                units += _begun(split_at(unit.start, unit.end, blocks[bisect.bisect(blocks, unit.start) :]))
             else:
-                safe = safe_cut(text, middle)
-                halves += _cut(part.start, part.end, [safe if safe > part.start else middle])
-        parts = halves
-        _counted(text, [part for part in parts if part.tokens == 0], count_tokens, max_tokens)
-    parts[0].heading, parts[0].must_begin = unit.heading, unit.must_begin
-    return parts
+                units += _begun([unit])
+        pending = limit.measure(text, deeper)
+    return sorted(units, key=lambda unit: unit.start)
 
 
-def _merged(parts: list[_Unit], max_tokens: int) -> list[_Unit]:
-    """Neighbouring small parts as one, as long as the sum of their tokens keeps the limit."""
-    out: list[_Unit] = []
-    for part in parts:
-        if out and out[-1].tokens + part.tokens <= max_tokens:
-            out[-1].end = part.end
-            out[-1].tokens += part.tokens
-        else:
-            out.append(part)
-    return out
+def _inner_definitions(text: str, unit: Unit) -> list[Unit]:
+    parts = definition_blocks(text, unit.start, unit.end)
+    return parts if len(parts) > 1 else definition_blocks(text, unit.start, unit.end, nested=True)
 
 
-def _cut(start: int, end: int, at: Iterable[int]) -> list[_Unit]:
-    borders = [start, *(cut for cut in at if start < cut < end), end]
-    return [_Unit(s, e) for s, e in pairwise(borders) if s < e]
-
-
-def _cut_sentences(text: str, source: SourceText, unit: _Unit, _: int) -> list[_Unit]:
-    piece = text[unit.start : unit.end]
-    return _cut(unit.start, unit.end, (unit.start + start for start, _ in sentences(piece, source.kind)))
-
-
-def _cut_lines(text: str, _: SourceText, unit: _Unit, __: int) -> list[_Unit]:
-    return _cut(unit.start, unit.end, (match.end() for match in _LINE.finditer(text, unit.start, unit.end)))
-
-
-def _cut_words(text: str, _: SourceText, unit: _Unit, __: int) -> list[_Unit]:
-    return _cut(unit.start, unit.end, (m.end() for m in re.compile(r"\s+").finditer(text, unit.start, unit.end)))
-
-
-def _cut_characters(text: str, _: SourceText, unit: _Unit, max_tokens: int) -> list[_Unit]:
-    cuts: list[int] = []
-    at = unit.start
-    while unit.end - at > max_tokens:
-        cut = safe_cut(text, at + max_tokens)
-        at = cut if cut > at else at + max_tokens
-        cuts.append(at)
-    return _cut(unit.start, unit.end, cuts)
-
-
-def _counted(text: str, units: list[_Unit], count_tokens: CountTokens, max_tokens: int) -> list[_Unit]:
-    """Fill in ``tokens``. Blank units count 1; very long ones are taken as over the limit without tokenizing them."""
-    asked = []
-    for unit in units:
-        unit.tokens = 1
-        if trimmed(text, unit.start, unit.end) is None:
-            continue
-        if unit.end - unit.start > _CHARACTERS_PER_TOKEN * max_tokens:
-            unit.tokens = max_tokens + 1
-        else:
-            asked.append(unit)
-    counts = count_tokens([text[unit.start : unit.end] for unit in asked]) if asked else []
-    for unit, count in zip(asked, counts, strict=True):
-        unit.tokens = max(1, int(count))
+def _begun(units: list[Unit]) -> list[Unit]:
+    units[0].must_begin = True
     return units
 
 
 # Packing.
 
 
-def _pack(units: list[_Unit], max_tokens: int) -> list[list[_Unit]]:
+def _pack(units: list[Unit], room: int) -> list[list[Unit]]:
     """Greedy: neighbours share a chunk while they fit; a heading begins a new one once the last is a quarter full."""
-    groups: list[list[_Unit]] = []
-    group: list[_Unit] = []
+    groups: list[list[Unit]] = []
+    group: list[Unit] = []
     total = 0
     for unit in units:
-        at_heading = unit.heading and not all(u.heading for u in group) and total >= max_tokens / 4
-        if group and (unit.must_begin or at_heading or total + unit.tokens > max_tokens):
+        at_heading = unit.heading and not all(u.heading for u in group) and total >= room / 4
+        if group and (unit.must_begin or at_heading or total + unit.tokens > room):
             carried = _trailing_headings(group) if not unit.must_begin else []
-            if sum(u.tokens for u in carried) + unit.tokens > max_tokens:
+            if sum(u.tokens for u in carried) + unit.tokens > room:
                 carried = []
             groups.append(group[: len(group) - len(carried)])
             group = carried
@@ -301,33 +147,39 @@ def _pack(units: list[_Unit], max_tokens: int) -> list[list[_Unit]]:
     return [*groups, group] if group else groups
 
 
-def _trailing_headings(group: list[_Unit]) -> list[_Unit]:
+def _trailing_headings(group: list[Unit]) -> list[Unit]:
     count = 0
     while count < len(group) - 1 and group[len(group) - 1 - count].heading:
         count += 1
     return group[len(group) - count :] if count else []
 
 
-def _verified(text: str, groups: list[list[_Unit]], count_tokens: CountTokens, max_tokens: int) -> list[Span]:
-    """Spans of the groups, checked as whole texts: pieces may have more tokens together than one by one."""
-    done: list[tuple[Span, list[_Unit]]] = []
-    pending = groups
+def chunks_of(source: SourceText, groups: Iterable[list[Unit]], limit: Limit) -> list[Chunk]:
+    """Chunks of groups of neighbouring units, in order; a group of which nothing is left to read gives none.
+
+    Each is checked as a whole text, since pieces may have more tokens together than one by one, and halved if need be.
+    """
+    text = source.text
+    done: list[Span] = []
+    pending = list(groups)
     while pending:
         spans = [_trimmed_lines(text, group[0].start, group[-1].end) for group in pending]
         kept = [(span, group) for span, group in zip(spans, pending, strict=True) if span is not None]
-        counts = count_tokens([text[start:end] for (start, end), _ in kept]) if kept else []
+        counts = limit.count_tokens([text[start:end] for (start, end), _ in kept]) if kept else []
         pending = []
         for (span, group), count in zip(kept, counts, strict=True):
-            if count <= max_tokens or span[1] - span[0] < 2:
-                done.append((span, group))
+            if count <= limit.max_tokens or span[1] - span[0] < 2:
+                done.append(span)
                 continue
             if len(group) == 1:
-                middle = (span[0] + span[1]) // 2
-                safe = safe_cut(text, middle)
-                group = _cut(span[0], span[1], [safe if safe > span[0] else middle])
+                group = halved(text, Unit(*span))
             half = len(group) // 2
             pending += [group[:half], group[half:]]
-    return sorted(span for span, _ in done)
+    headings = _headings(source)
+    return [
+        Chunk(text[s:e], s, e, source.line_at(s), source.line_at(e - 1), _under(headings, text, s, e))
+        for s, e in sorted(done)
+    ]
 
 
 def _trimmed_lines(text: str, start: int, end: int) -> Span | None:
@@ -340,3 +192,31 @@ def _trimmed_lines(text: str, start: int, end: int) -> Span | None:
         first -= 1
     at_line_start = first == 0 or text[first - 1] in "\r\n"
     return (first if at_line_start else span[0], span[1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Headings:
+    starts: list[int]
+    ends: list[int]
+    paths: list[tuple[str, ...]]
+
+
+def _headings(source: SourceText) -> _Headings:
+    if source.kind not in ("markdown", "rst"):
+        return _Headings([], [], [])
+    text = source.text
+    found = [unit for unit in marked_up_blocks(text, fences=source.kind == "markdown") if unit.heading]
+    marked = [text[unit.start : unit.end] for unit in found]
+    paths = heading_paths([heading_text(heading) for heading in marked], heading_levels(marked))
+    return _Headings([unit.start for unit in found], [unit.end for unit in found], paths)
+
+
+def _under(headings: _Headings, text: str, start: int, end: int) -> tuple[str, ...]:
+    """The headings over the first text of a chunk that is none itself."""
+    last = bisect.bisect_right(headings.starts, start) - 1
+    while last + 1 < len(headings.starts) and headings.starts[last + 1] < end:
+        begin = max(start, headings.ends[last] if last >= 0 else 0)
+        if text[begin : headings.starts[last + 1]].strip():
+            break
+        last += 1
+    return headings.paths[last] if last >= 0 else ()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-from diffembed.text.chunking import marked_up_blocks
-
-_MARKS = re.compile(r"^[#=\-~^\"'`*+:._\s]+|[#=\-~^\"'`*+:._\s]+$")
+from diffembed.text.blocks import marked_up_blocks
+from diffembed.text.headings import heading_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ def split_sections(text: str, *, max_words: int = 250, min_words: int = 25) -> l
     for unit in marked_up_blocks(text, fences=True):
         words = len(text[unit.start : unit.end].split())
         if unit.heading:
-            pieces.append((_plain(text[unit.start : unit.end]), unit.start, unit.end, words))
+            pieces.append((heading_text(text[unit.start : unit.end]), unit.start, unit.end, words))
         elif pieces and (pieces[-1][3] + words <= max_words or pieces[-1][3] < min_words):
             heading, start, _, before = pieces[-1]
             pieces[-1] = (heading, start, unit.end, before + words)
@@ -56,13 +54,3 @@ def split_sections(text: str, *, max_words: int = 250, min_words: int = 25) -> l
         else:
             joined.append(piece)
     return [Section(heading, text[start:end].strip()) for heading, start, end, _ in joined if text[start:end].strip()]
-
-
-def _plain(heading: str) -> str:
-    """The words of a heading.
-
-    >>> _plain("## Detailed design ##"), _plain("Scope\\n====="), _plain("C++ `std`")
-    ('Detailed design', 'Scope', 'C++ `std')
-    """
-    lines = [words for line in heading.splitlines() if (words := _MARKS.sub("", line))]
-    return " ".join(lines)

@@ -59,22 +59,23 @@ def trimmed(text: str, start: int, end: int) -> Span | None:
     return (first, first + len(piece.rstrip())) if piece else None
 
 
-def safe_cut(text: str, at: int) -> int:
+def safe_cut(text: str, at: int, least: int = 0) -> int:
     """The nearest place at or before ``at`` that cuts no visible character in two.
 
     Keeps combining marks, variation selectors, joined emoji (zero-width joiner), skin tones, pairs of regional
-    indicators (flags) and CRLF together. Returns 0 if there is no such place.
+    indicators (flags) and CRLF together. Looks back no further than ``least`` (itself such a place, or the start of
+    what is cut), and returns it if there is no place after it.
 
     >>> family = "ok 👩\\u200d👩\\u200d👧"
-    >>> safe_cut(family, 5), safe_cut("cafe\\u0301", 4), safe_cut("plain", 3)
-    (3, 3, 3)
+    >>> safe_cut(family, 5), safe_cut("cafe\\u0301", 4), safe_cut("plain", 3), safe_cut("a" + "\\u0301" * 9, 8, 4)
+    (3, 3, 3, 4)
     """
-    while 0 < at < len(text) and _joined(text, at):
+    while least < at < len(text) and _joined(text, at, least):
         at -= 1
     return at
 
 
-def _joined(text: str, at: int) -> bool:
+def _joined(text: str, at: int, least: int) -> bool:
     before, after = text[at - 1], text[at]
     if before == "\r" and after == "\n":
         return True
@@ -86,7 +87,7 @@ def _joined(text: str, at: int) -> bool:
         return True
     if _is_flag(before) and _is_flag(after):
         run = 0
-        while run < at and _is_flag(text[at - 1 - run]):
+        while run < at - least and _is_flag(text[at - 1 - run]):
             run += 1
         return run % 2 == 1
     return False

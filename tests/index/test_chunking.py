@@ -1,0 +1,88 @@
+"""An index keeps to the chunking that it was made with."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffembed.errors import InputError
+from diffembed.index import Index, index_paths, search_paths
+from diffembed.index.catalog import CATALOG_NAME
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    write(folder / "a.md", "# Owls\n\nThey hunt.\n\n# Bread\n\nIt rises.\n")
+    return folder
+
+
+def write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    os.utime(path, ns=(1_600_000_000_000_000_000,) * 2)
+
+
+def texts(index: Index) -> list[str]:
+    return [hit.text for hit in index.search("owls", top=50)]
+
+
+def test_a_refresh_cuts_as_before(notes: Path, tmp_path: Path, encoder: Any) -> None:
+    with Index.build([notes], tmp_path / "index", encoder=encoder, chunking="markdown") as index:
+        assert index.settings.chunking == "markdown"
+        assert sorted(texts(index)) == ["# Bread\n\nIt rises.", "# Owls\n\nThey hunt."]
+        write(notes / "b.md", "# Rust\n\nIt owns.\n\n# C\n\nIt points.\n")
+        index.refresh([notes], encoder=encoder)
+        assert len(texts(index)) == 4
+    with Index.build([notes], tmp_path / "index", encoder=encoder, chunking="markdown") as index:
+        assert len(texts(index)) == 4
+    with pytest.raises(InputError, match="made with chunking markdown, not adaptive; leave chunking out"):
+        Index.build([notes], tmp_path / "index", encoder=encoder, chunking="adaptive")
+
+
+def test_an_index_that_says_nothing_was_cut_by_structure(notes: Path, tmp_path: Path, encoder: Any) -> None:
+    Index.build([notes], tmp_path / "index", encoder=encoder).close()
+    with sqlite3.connect(tmp_path / "index" / CATALOG_NAME) as db:
+        (stored,) = db.execute("SELECT value FROM meta WHERE key = 'settings'").fetchone()
+        settings = json.loads(stored)
+        assert settings.pop("chunking") == "structure"
+        db.execute("UPDATE meta SET value = ? WHERE key = 'settings'", [json.dumps(settings)])
+    db.close()
+    with Index.build([notes], tmp_path / "index", encoder=encoder, chunking="structure") as index:
+        assert index.settings.chunking == "structure"
+        assert len(texts(index)) == 1
+    with pytest.raises(InputError, match="made with chunking structure, not fixed"):
+        Index.build([notes], tmp_path / "index", encoder=encoder, chunking="fixed")
+
+
+def test_an_unknown_name_makes_no_index(notes: Path, tmp_path: Path, encoder: Any) -> None:
+    with pytest.raises(InputError, match="chunking 'magic' is not known"):
+        Index.build([notes], tmp_path / "index", encoder=encoder, chunking="magic")  # type: ignore[arg-type]
+    assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize("chunking", ["fixed", "sentence", "adaptive"])
+def test_search_keeps_an_index_for_each_chunking(
+    chunking: Any, notes: Path, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = str(tiny_model_dir)
+    plain = search_paths("owls", [notes], model=model)
+    other = search_paths("owls", [notes], model=model, chunking=chunking)
+    assert plain.index != other.index
+    assert [search_paths("owls", [notes], model=model, chunking=c).index for c in (None, "structure", chunking)] == [
+        plain.index,
+        plain.index,
+        other.index,
+    ]
+    with Index.open(other.index) as index:
+        assert index.settings.chunking == chunking
+    index_paths([notes], tmp_path / "own", model=model, chunking=chunking)
+    assert search_paths("owls", [tmp_path / "own"], model=model).hits
+    with pytest.raises(InputError, match=f"made with chunking {chunking}, not structure"):
+        search_paths("owls", [tmp_path / "own"], model=model, chunking="structure")
