@@ -6,10 +6,10 @@ The adaptive strategy cuts at 256 tokens; every other one gets the limit at whic
 texts (but for `markdown`, whose chunks are sections), so that none gains by smaller chunks.
 
 Borders. Passages on unlike subjects end to end, in three settings: `far`, from unlike sets, all sentences in one
-paragraph; `near`, from articles of one encyclopedia, the same; `paragraphs`, the same in paragraphs of which three stay
-together. A border is where the passage changes; units are sentences, and a chunk that begins inside a sentence counts
-for the nearest beginning of one. `percentile` is the rule of LangChain's SemanticChunker (a border where the cosine
-distance of neighbouring three-sentence windows is in the top percentiles), given as many borders too.
+paragraph; `near`, from articles of one encyclopedia, the same; `paragraphs`, the passages of `near` in paragraphs of
+one to three sentences. A border is where the passage changes; units are sentences, and a chunk that begins inside a
+sentence counts for the nearest beginning of one. `percentile` is the rule of LangChain's SemanticChunker (a border
+where the cosine distance of neighbouring three-sentence windows is in the top percentiles), given as many borders too.
 
     borders.SETTING.STRATEGY.pk, .windowdiff    probability of error over half a passage (0 is perfect)
     borders.SETTING.STRATEGY.f1                 borders found within one sentence
@@ -17,7 +17,7 @@ distance of neighbouring three-sentence windows is in the top percentiles), give
 
 Retrieval. int8 vectors, as an index has them.
 
-    documents.SET.STRATEGY.ndcg@10              long documents, each scored by its best chunk
+    documents.SET.STRATEGY.ndcg@10              long documents (the first 150 of a set), each scored by its best chunk
     passages.STRATEGY.recall                    share of the paragraph that answers in the first 512 tokens of chunks,
                                                 articles of en-wiki-ctx, development queries
     *.STRATEGY.chunks                           how many chunks were searched
@@ -49,6 +49,8 @@ LONG = ("long-eips", "long-rust-rfcs")
 EQUALLED: tuple[Strategy, ...] = ("structure", "fixed", "sentence")
 LIMIT, BUDGET = 256, 512
 PASSAGES = 12  # of a text with known borders
+DOCUMENTS = 150  # of a long set
+TRIES = 5
 SENTENCES = (4, 14)  # of a passage
 SEED = 5
 
@@ -59,7 +61,7 @@ def main() -> None:
     options.add_argument("--model", default="default")
     args = options.parse_args()
     encoder = Encoder.load(args.model)
-    texts = 8 if args.quick else 60
+    texts = 8 if args.quick else 40
     metrics: dict[str, float] = {}
     for setting, marked in made_texts(args.data, texts).items():
         metrics |= {f"borders.{setting}.{name}": value for name, value in borders(marked, encoder).items()}
@@ -104,10 +106,21 @@ def made_texts(data: Path, count: int) -> dict[str, list[Marked]]:
     near, kept = [], []
     for _ in range(count):
         some = [articles[at] for at in rng.choice(len(articles), PASSAGES, replace=False)]
-        near.append(marked([[article[rng.integers(len(article))]] for article in some], " "))
-        firsts = [int(rng.integers(max(1, len(article) - 2))) for article in some]
-        kept.append(marked([a[first : first + 3] for a, first in zip(some, firsts, strict=True)], "\n\n"))
+        chosen = [article[rng.integers(len(article))] for article in some]
+        near.append(marked([[passage] for passage in chosen], " "))
+        kept.append(marked([in_paragraphs(passage, rng) for passage in chosen], "\n\n"))
     return {"far": far, "near": near, "paragraphs": kept}
+
+
+def in_paragraphs(passage: str, rng: np.random.Generator) -> list[str]:
+    """A passage in paragraphs of one to three sentences."""
+    spans = sentences(passage)
+    found, at = [], 0
+    while at < len(spans):
+        last = min(len(spans), at + int(rng.integers(1, 4)))
+        found.append(passage[spans[at][0] : spans[last - 1][1]])
+        at = last
+    return found
 
 
 def flat_passages(task: RetrievalTask) -> Iterator[str]:
@@ -202,7 +215,7 @@ def percentile_borders(texts: Sequence[Marked], encoder: Encoder, total: int) ->
 
 def documents(task: RetrievalTask, encoder: Encoder, quick: bool) -> dict[str, float]:
     """nDCG@10 of long documents by their best chunk."""
-    rows = range(len(task.texts))[: 60 if quick else None]
+    rows = range(len(task.texts))[: 30 if quick else DOCUMENTS]
     ids = [task.document_ids[row] for row in rows]
     asked = {query: text for query, text in task.queries.items() if set(task.qrels[query]) <= set(ids)}
     cuts = equalled([task.texts[row] for row in rows], encoder, kind="markdown", others=("markdown",))
@@ -299,17 +312,18 @@ def equalled(
 
 
 def closest(cut: Callable[[int], list[list[Chunk]]], wanted: int) -> list[list[Chunk]]:
-    """The cut whose number of chunks is nearest to ``wanted``, by halving the range of limits."""
-    low, high = 8, 2 * LIMIT
-    best = cut(LIMIT)
-    while low < high:
-        middle = (low + high) // 2
-        made = cut(middle)
-        count = sum(map(len, made))
-        if abs(count - wanted) < abs(sum(map(len, best)) - wanted):
-            best = made
-        low, high = (middle + 1, high) if count > wanted else (low, middle)
-    return best
+    """The cut whose number of chunks is nearest to ``wanted``: that number falls about as the limit grows."""
+    limit, tried = LIMIT, dict[int, list[list[Chunk]]]()
+
+    def off(limit: int) -> int:
+        return abs(sum(map(len, tried[limit])) - wanted)
+
+    while limit not in tried and len(tried) < TRIES:
+        tried[limit] = cut(limit)
+        if off(limit) <= wanted / 200:
+            break
+        limit = min(2 * LIMIT, max(8, round(limit * sum(map(len, tried[limit])) / wanted)))
+    return tried[min(tried, key=off)]
 
 
 if __name__ == "__main__":

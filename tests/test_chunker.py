@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.conftest import make_tokenizer
 from tests.text.fake_reader import FakeReader
@@ -32,13 +34,27 @@ def test_windows_of_exactly_so_many_tokens() -> None:
     assert "".join(chunk.text for chunk in chunks).replace(" ", "") == WORDS.replace(" ", "")
 
 
-@pytest.mark.parametrize("overlap", [1, 3])
+class Letters(FakeReader):
+    """Every character that is not blank is a token."""
+
+    def __init__(self) -> None:
+        super().__init__(make_tokenizer())
+
+    def token_spans(self, texts: Sequence[str]) -> list[Any]:
+        return [np.array([(i, i + 1) for i, c in enumerate(t) if c.strip()], np.int64).reshape(-1, 2) for t in texts]
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(spans) for spans in self.token_spans(texts)]
+
+
+@pytest.mark.parametrize("overlap", [0, 1, 3])
 def test_windows_share_so_many_tokens(overlap: int) -> None:
-    fake = reader()
-    chunks = Chunker("fixed", max_tokens=7, overlap=overlap, encoder=fake).chunk(WORDS)
+    chunks = Chunker("fixed", max_tokens=7, overlap=overlap, encoder=Letters()).chunk(WORDS)
     assert len(chunks) > 5
+    assert {Letters().count_tokens([chunk.text])[0] for chunk in chunks[:-1]} == {7}
     for before, after in pairwise(chunks):
-        assert tokens(fake, before.text)[-overlap:] == tokens(fake, after.text)[:overlap]
+        assert Letters().count_tokens([WORDS[after.start : before.end]])[0] == overlap
+    assert (chunks[0].start, chunks[-1].end) == (0, len(WORDS))
 
 
 def test_windows_do_not_cut_a_character_of_several_tokens() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -35,13 +36,19 @@ print("done", report.kept, flush=True)
 """
 
 
+def shards_done(folder: Path) -> int:
+    """As the manifest says, which is replaced in one step and so always whole."""
+    manifest = folder / "manifest.json"
+    return len(json.loads(manifest.read_bytes())["shards"]) if manifest.exists() else 0
+
+
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a POSIX signal")
 @pytest.mark.parametrize("format", ["npy", "parquet"])
 def test_killed_at_random_moments(tmp_path: Path, tiny_model_dir: Path, corpus: list[str], format: str) -> None:
     seed = int(os.environ.get("DIFFEMBED_CRASH_SEED", "0")) or random.SystemRandom().randrange(10**6)
     print(f"DIFFEMBED_CRASH_SEED={seed}")  # shown by pytest when the test fails
     chance = random.Random(seed)
-    source = write_jsonl(tmp_path / "in.jsonl", rows(corpus, 150))
+    source = write_jsonl(tmp_path / "in.jsonl", rows(corpus, 240))
 
     def child(into: Path) -> subprocess.Popen[str]:
         code = CHILD.format(
@@ -54,15 +61,16 @@ def test_killed_at_random_moments(tmp_path: Path, tiny_model_dir: Path, corpus: 
         assert process.stdout.readline() == "ready\n", process.communicate()[1]
         return process
 
-    began = time.perf_counter()
     whole, errors = child(tmp_path / "whole").communicate()
     assert whole == "done 0\n", errors
-    takes = time.perf_counter() - began
     into = tmp_path / "out"
     killed = 0
     for _ in range(ROUNDS[format]):
         process = child(into)
-        time.sleep(chance.uniform(0.0, 0.5 * takes))
+        goal = shards_done(into) + chance.choice((0, 1, 2))
+        while shards_done(into) < goal and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0.0, 0.03))
         process.send_signal(signal.SIGKILL)
         ended, errors = process.communicate()
         assert errors == ""

@@ -1,19 +1,21 @@
-"""ONNX against torch: Qwen3 made here, BERT with real weights; and what cannot be exported."""
+"""Exported directories as a user meets them: ``Encoder`` on ONNX against torch, and against sentence-transformers."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from diffembed.encoder import Encoder
 from diffembed.errors import InputError, ModelError
 from diffembed.models.checkpoint import read_model_config
-from diffembed.models.export import export_onnx
+from diffembed.models.export import Int8Options, export_onnx
+from diffembed.models.integers import Int8Report
 from diffembed.vectors.quantize import unit
 
 
@@ -24,20 +26,20 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def test_fp32_graph_equals_torch(tiny_model_dir: Path, corpus: list[str]) -> None:
     theirs = Encoder.load(tiny_model_dir, runtime="torch").encode_documents(corpus).values
     ours = Encoder.load(tiny_model_dir, precision="fp32").encode_documents(corpus).values
-    assert np.abs(ours - theirs).max() < 1e-4
+    assert np.abs(ours - theirs).max() < 1e-5
 
 
 def test_fp32_graph_equals_torch_on_chunks(tiny_model_dir: Path, corpus: list[str]) -> None:
     documents = [corpus[:3], corpus[3:4], corpus[4:]]
     theirs = Encoder.load(tiny_model_dir, runtime="torch").encode_chunks(documents).values
     ours = Encoder.load(tiny_model_dir, precision="fp32").encode_chunks(documents).values
-    assert np.abs(ours - theirs).max() < 1e-4
+    assert np.abs(ours - theirs).max() < 1e-5
 
 
 def test_int8_weights_stay_close(tiny_model_dir: Path, corpus: list[str]) -> None:
     exact = Encoder.load(tiny_model_dir, runtime="torch").encode_documents(corpus).values
     quantized = Encoder.load(tiny_model_dir, precision="int8").encode_documents(corpus).values
-    assert cosines(exact, quantized).mean() > 0.99
+    assert cosines(exact, quantized).mean() > 0.999
 
 
 def test_int8_weights_do_not_make_a_text_depend_on_its_batch(tiny_model_dir: Path, corpus: list[str]) -> None:
@@ -72,23 +74,28 @@ def test_bfloat16_and_prefixed_weights(tiny_model_dir: Path, tmp_path: Path, cor
     assert np.abs(Encoder.load(path, precision="fp32").encode_documents(corpus).values - theirs).max() < 1e-4
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"model_type": "gpt2"}, "knows bert, qwen3"),
-        ({"hidden_act": "relu"}, "hidden_act 'silu'"),
-        ({"use_sliding_window": True}, "use_sliding_window"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'yarn'"),
-    ],
-)
-def test_unknown_architecture_is_refused(
-    tiny_model_dir: Path, tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
+def test_the_graph_says_what_integers_cost(tiny_model_dir: Path, tmp_path: Path, corpus: list[str]) -> None:
     path = Path(shutil.copytree(tiny_model_dir, tmp_path / "copy"))
-    file = path / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(ModelError, match=message):
-        export_onnx(path, path)
+    told: list[Int8Report] = []
+    chosen = Int8Options(texts=corpus, keep_float=["layers.1.*"])
+    export_onnx(path, precisions=("fp32", "int8"), int8=chosen, report=told.append)
+    metadata = {
+        p.key: p.value for p in onnx.load(path / "onnx" / "model_int8.onnx", load_external_data=False).metadata_props
+    }
+    assert json.loads(metadata["int8"]) == json.loads(json.dumps(asdict(told[0])))
+    assert (told[0].texts, len(told[0].float_layers)) == (len(corpus), 7)
+    exact, int8 = (Encoder.load(path, precision=p).encode_documents(corpus).values for p in ("fp32", "int8"))
+    assert cosines(exact, int8).mean() == pytest.approx(told[0].cosine_mean, abs=1e-5)
+
+
+def test_vectors_are_the_same_bytes_on_every_call(tiny_model_dir: Path, corpus: list[str]) -> None:
+    """A long text: its tokens are shared out among threads."""
+    texts = [" ".join(corpus)[:400], *corpus]
+    for precision in ("fp32", "int8"):
+        encoder = Encoder.load(tiny_model_dir, precision=precision, threads=4)  # type: ignore[arg-type]
+        first = encoder.encode_documents(texts, truncate=True).values
+        for _ in range(10):
+            assert np.array_equal(encoder.encode_documents(texts, truncate=True).values, first)
 
 
 def test_unknown_precision_is_refused(tiny_model_dir: Path) -> None:
@@ -109,10 +116,10 @@ def test_minilm_equals_sentence_transformers(minilm_source: Path, minilm_dir: Pa
     theirs = sentence_transformers.SentenceTransformer(str(minilm_source), device="cpu").encode(texts)
     ours = Encoder.load(minilm_dir, precision="fp32").encode_documents(texts, truncate=True)
     assert ours.truncated == (len(texts) - 1,)
-    assert np.abs(ours.values - theirs).max() < 1e-4
+    assert np.abs(ours.values - theirs).max() < 1e-5
     torch_values = Encoder.load(minilm_dir, runtime="torch").encode_documents(texts, truncate=True).values
     assert np.abs(torch_values - theirs).max() < 1e-4
-    assert cosines(Encoder.load(minilm_dir).encode_documents(texts, truncate=True).values, theirs).mean() > 0.99
+    assert cosines(Encoder.load(minilm_dir).encode_documents(texts, truncate=True).values, theirs).mean() > 0.998
 
 
 @pytest.mark.parametrize(
@@ -141,13 +148,3 @@ def test_unusable_sentence_transformers_directory(
     with pytest.raises(ModelError, match=message):
         export_onnx(source, tmp_path / "into")
     assert not (tmp_path / "into").exists()
-
-
-def test_integer_products_fit_sixteen_bits() -> None:
-    """Without VNNI, processors add two products of an unsigned and a signed byte in 16 bits and saturate."""
-    from diffembed.models.graph import WEIGHT_LIMIT, quantize_weight
-
-    integers, scale = quantize_weight(np.random.default_rng(0).normal(size=(32, 8)).astype(np.float32))
-    assert np.abs(integers).max() == WEIGHT_LIMIT
-    assert 2 * 255 * WEIGHT_LIMIT <= 2**15 - 1
-    assert scale.shape == (8,)

@@ -22,7 +22,6 @@ class FakeReader:
     """
 
     model_id = "fake"
-    contextual = False
 
     def __init__(self, tokenizer: Tokenizer, *, around: int = 0, max_tokens: int = 512) -> None:
         self.tokenizer = tokenizer

@@ -187,8 +187,8 @@ def test_documents_of_another_kind_are_cut_by_structure(strategy: CountingStrate
 def test_whole_sentences_are_packed_whatever_the_paragraphs() -> None:
     assert texts(cut("One two.\n\nThree. Four five six.\n\n# A\n\nSeven.", "markdown", 6, "sentence")) == [
         "One two.\n\nThree.",
-        "Four five six.",
-        "# A\n\nSeven.",
+        "Four five six.\n\n# A",
+        "Seven.",
     ]
 
 

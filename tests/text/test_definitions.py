@@ -71,7 +71,7 @@ def test_python() -> None:
 
 
 def test_a_class_over_the_limit_is_cut_at_its_methods() -> None:
-    chunks = cut(PYTHON, 40)
+    chunks = cut(PYTHON, 24)
     assert "    def hunt(self):\n        return self.eyes" in chunks
     assert "    @property\n    def hears(self):\n        return True" in chunks
     assert any(chunk.startswith("class Owl:") and chunk.endswith("eyes = 2") for chunk in chunks)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffembed.text.sentences import safe_cut, sentences
+from diffembed.text.sentences import safe_cut, safe_cut_after, sentences
 
 
 def split(text: str, kind: str = "prose") -> list[str]:
@@ -60,6 +60,13 @@ def test_no_cut_inside_what_a_reader_sees_as_one(whole: str) -> None:
     for at in range(3, 2 + len(whole)):
         assert safe_cut(text, at) == 2
     assert safe_cut(text, 2 + len(whole)) == 2 + len(whole)
+
+
+@pytest.mark.parametrize("whole", ["👩‍👩‍👧", "e\u0301\u0301\u0301", "\r\n"], ids=lambda text: ascii(text))
+def test_the_next_place_to_cut(whole: str) -> None:
+    text = "ab" + whole + "cd"
+    assert [safe_cut_after(text, at, 99) for at in range(3, 3 + len(whole))] == [2 + len(whole)] * len(whole)
+    assert safe_cut_after(text, 3, 3) == 3
 
 
 def test_flags_are_cut_between_pairs() -> None:

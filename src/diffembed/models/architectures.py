@@ -1,4 +1,4 @@
-"""The encoder families that export to ONNX: Qwen3 (every model trained here) and BERT (MiniLM and its kin).
+"""The encoder families that export to ONNX: decoders like Llama and Qwen3, and BERT (MiniLM and its kin).
 
 Each function reads a stock ``config.json`` and its tensors (numpy, no torch) and writes the states of all tokens,
 ``[B, T, D]``, into a ``GraphBuilder``. Formulas follow ``transformers`` class for class; the tests compare them.
@@ -22,8 +22,8 @@ _GELU_LEAST = -0.17  # the least value of GELU is -0.16997
 Tensors = Callable[[str], Array]
 
 
-def qwen3_states(g: GraphBuilder, config: dict[str, Any], tensor: Tensors, embedded: str) -> str:
-    """Qwen3 read in both directions (``Qwen3Model`` with ``is_causal`` false), final norm included.
+def decoder_states(g: GraphBuilder, config: dict[str, Any], tensor: Tensors, embedded: str) -> str:
+    """A Llama, Mistral, Qwen2, Qwen3 or SmolLM3 base model that reads both ways, its final norm included.
 
     Args:
         g: takes the nodes.
@@ -31,36 +31,39 @@ def qwen3_states(g: GraphBuilder, config: dict[str, Any], tensor: Tensors, embed
         tensor: gives a weight by its stock name without ``model.``.
         embedded: token embeddings ``[B, T, D]``, float32.
     """
-    _require(config, "hidden_act", "silu")
-    _require(config, "attention_bias", False)
-    if config.get("use_sliding_window"):
-        raise NotExportableError(
-            "the ONNX export reads whole sequences, this config asks for use_sliding_window; turn it off"
-        )
-    rope = config.get("rope_parameters") or {"rope_theta": config.get("rope_theta", 10000.0)}
-    if rope.get("rope_type", "default") != "default":
-        raise NotExportableError(
-            f"rope_type {rope['rope_type']!r} is not exported to ONNX, only 'default' is; use runtime='torch'"
-        )
-    heads, kv_heads = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
-    head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
+    family = str(config["model_type"])
+    theta = _rope_base(config, family)
+    heads, kv_heads, head_dim = _heads(config)
     eps = float(config["rms_norm_eps"])
 
     def norm(x: str, name: str) -> str:
         inputs = [x, g.constant(name, tensor(name))]
         return g.add("SimplifiedLayerNormalization", inputs, axis=-1, epsilon=eps, stash_type=1)
 
-    frequencies = float(rope["rope_theta"]) ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    frequencies = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     positions = g.add("Cast", [g.positions("input_ids")], to=TensorProto.FLOAT)
     angles = g.add("Mul", [g.reshape(positions, [-1, 1]), g.constant("rope_frequencies", frequencies)])
     cos, sin = g.add("Cos", [angles]), g.add("Sin", [angles])
     first = g.constant("first_position", [0], np.int64)
     mask = g.add("Cast", ["attention_mask"], to=TensorProto.INT32)
 
-    def rotated(x: str, name: str, count: int) -> str:
-        """Per-head norm, then rotary. The norm forgets a positive factor, so the product before it may keep one."""
-        per_head = norm(g.reshape(x, [0, 0, count, head_dim]), name)
-        flat = g.reshape(per_head, [0, 0, count * head_dim])
+    def projected(x: str, name: str) -> str:
+        product = g.linear(x, name, tensor(name + ".weight"))
+        bias = f"{name}.bias"
+        return g.add("Add", [product, g.constant(bias, tensor(bias))]) if family == "qwen2" else product
+
+    def normed_heads(x: str, name: str, count: int) -> str:
+        """Qwen3's norm of each head. It forgets a positive factor, so the product before it may keep one."""
+        product = g.linear_unscaled(x, f"{name}_proj", tensor(f"{name}_proj.weight"))
+        per_head = norm(g.reshape(product, [0, 0, count, head_dim]), f"{name}_norm.weight")
+        return g.reshape(per_head, [0, 0, count * head_dim])
+
+    def placed(x: str, layer: int, part: str, count: int) -> str:
+        """Queries or keys, turned by their positions."""
+        name = f"layers.{layer}.self_attn.{part}"
+        flat = normed_heads(x, name, count) if family == "qwen3" else projected(x, name + "_proj")
+        if family == "smollm3" and not config["no_rope_layers"][layer]:
+            return flat
         return g.add("RotaryEmbedding", [flat, first, cos, sin], domain=MS, interleaved=0)
 
     def shared_heads(x: str) -> str:
@@ -76,13 +79,8 @@ def qwen3_states(g: GraphBuilder, config: dict[str, Any], tensor: Tensors, embed
     layers = int(config["num_hidden_layers"])
     for i in range(layers):
         at = f"layers.{i}.self_attn."
-        q, k = (
-            rotated(
-                g.linear_unscaled(normed, f"{at}{p}_proj", tensor(f"{at}{p}_proj.weight")), f"{at}{p}_norm.weight", n
-            )
-            for p, n in (("q", heads), ("k", kv_heads))
-        )
-        v = g.linear(normed, f"{at}v_proj", tensor(f"{at}v_proj.weight"))
+        q, k = placed(normed, i, "q", heads), placed(normed, i, "k", kv_heads)
+        v = projected(normed, at + "v_proj")
         attended = g.add(
             "MultiHeadAttention", [q, shared_heads(k), shared_heads(v), "", mask], domain=MS, num_heads=heads
         )
@@ -142,21 +140,21 @@ def bert_states(g: GraphBuilder, config: dict[str, Any], tensor: Tensors, embedd
     return x
 
 
-def qwen3_folds(config: dict[str, Any]) -> list[Fold]:
-    """The channels of ``qwen3_states`` that may be scaled.
+def decoder_folds(config: dict[str, Any]) -> list[Fold]:
+    """The channels of ``decoder_states`` that may be scaled.
 
     The weights of the norms take what q, k, v and gate, up read; a value row, and an up row, take what o and down read
-    (attention and the gate's product are linear in them). Queries and keys are normalised a head: nothing to scale.
+    (attention and the gate's product are linear in them).
     """
-    heads, kv_heads = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
-    head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
+    heads, kv_heads, head_dim = _heads(config)
+    value = ("v_proj.weight", "v_proj.bias") if config["model_type"] == "qwen2" else ("v_proj.weight",)
     folds = []
     for i in range(int(config["num_hidden_layers"])):
         at, mlp = f"layers.{i}.self_attn.", f"layers.{i}.mlp."
         reads = tuple(f"{at}{p}_proj" for p in "qkv")
         folds += [
             Fold(reads, (f"layers.{i}.input_layernorm.weight",)),
-            Fold((at + "o_proj",), (at + "v_proj.weight",), copies=heads // kv_heads, block=head_dim),
+            Fold((at + "o_proj",), tuple(at + name for name in value), copies=heads // kv_heads, block=head_dim),
             Fold((mlp + "gate_proj", mlp + "up_proj"), (f"layers.{i}.post_attention_layernorm.weight",)),
             Fold((mlp + "down_proj",), (mlp + "up_proj.weight",)),
         ]
@@ -184,6 +182,27 @@ def _skip_rms(g: GraphBuilder, x: str, residual: str, name: str, tensor: Tensors
     return normed, f"{normed}_3"
 
 
+def _heads(config: dict[str, Any]) -> tuple[int, int, int]:
+    """Query heads, key and value heads, width of a head."""
+    heads = int(config["num_attention_heads"])
+    kv_heads = int(config.get("num_key_value_heads") or heads)
+    return heads, kv_heads, int(config.get("head_dim") or config["hidden_size"] // heads)
+
+
+def _rope_base(config: dict[str, Any], family: str) -> float:
+    """The base of the rotary frequencies; refuses a decoder that ``decoder_states`` would compute otherwise."""
+    _require(config, "hidden_act", "silu")
+    _require(config, "mlp_bias", False)
+    _require(config, "attention_bias", False)
+    _require(config, "use_sliding_window", False)
+    if family == "mistral":
+        _require({"sliding_window": 4096} | config, "sliding_window", None)
+    older = {"rope_theta": config.get("rope_theta", 10000.0)} | (config.get("rope_scaling") or {})
+    rope = config.get("rope_parameters") or older
+    _require({"rope_type": rope.get("type", "default")} | rope, "rope_type", "default")
+    return float(rope["rope_theta"])
+
+
 def _require(config: dict[str, Any], key: str, value: object) -> None:
     found = config.get(key, value)
     if found != value:
@@ -192,10 +211,17 @@ def _require(config: dict[str, Any], key: str, value: object) -> None:
         )
 
 
+_DECODERS = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 STATES: dict[str, Callable[[GraphBuilder, dict[str, Any], Tensors, str], str]] = {
-    "qwen3": qwen3_states,
     "bert": bert_states,
+    **dict.fromkeys(_DECODERS, decoder_states),
 }
-FOLDS: dict[str, Callable[[dict[str, Any]], list[Fold]]] = {"qwen3": qwen3_folds, "bert": bert_folds}
-PREFIXES = {"qwen3": "model.", "bert": "bert."}  # of weights saved with a head; stripped
-TOKEN_TABLES = {"qwen3": "embed_tokens.weight", "bert": "embeddings.word_embeddings.weight"}
+FOLDS: dict[str, Callable[[dict[str, Any]], list[Fold]]] = {
+    "bert": bert_folds,
+    **dict.fromkeys(_DECODERS, decoder_folds),
+}
+PREFIXES = {"bert": "bert.", **dict.fromkeys(_DECODERS, "model.")}  # of weights saved with a head; stripped
+TOKEN_TABLES = {
+    "bert": "embeddings.word_embeddings.weight",
+    **dict.fromkeys(_DECODERS, "embed_tokens.weight"),
+}

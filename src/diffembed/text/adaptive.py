@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffembed.text.batching import IntArray
-from diffembed.text.blocks import Unit, source_blocks, split_at
+from diffembed.text.blocks import FENCE, Unit, source_blocks, split_at
 from diffembed.text.chunking import Chunk, chunks_of
 from diffembed.text.pieces import CountTokens, Limit, sentence_starts, within
 from diffembed.text.readers import SourceText
@@ -134,10 +134,10 @@ def _spans(source: SourceText, limit: Limit) -> tuple[set[int], list[list[Unit]]
     units: list[Unit] = []
     for block in source_blocks(source):
         opening.add(block.start)
-        whole = source.kind == "code" or text.startswith(("```", "~~~"), block.start)
+        whole = source.kind == "code" or (source.kind == "markdown" and FENCE.match(text, block.start) is not None)
         cuts = () if whole else sentence_starts(text, source.kind, block.start, block.end)
         parts = split_at(block.start, block.end, cuts)
-        parts[0].heading, parts[0].must_begin = block.heading, block.must_begin
+        parts[0].heading, parts[0].must_begin = block.heading and source.kind != "code", block.must_begin
         units += parts
     stretches: list[list[Unit]] = []
     begin = True

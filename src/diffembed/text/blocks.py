@@ -16,7 +16,7 @@ from diffembed.text.sentences import Span
 
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r|$)")
 _PARAGRAPH_END = re.compile(r"(?:\r\n|\n|\r)[ \t\f]*(?:\r\n|\n|\r)\s*")
-_FENCE = re.compile(r" {0,3}(```+|~~~+)")
+FENCE = re.compile(r" {0,3}(```+|~~~+)")
 _ATX = re.compile(r" {0,3}#{1,6}[ \t]+\S")
 _UNDERLINE = re.compile(r"([=\-~^\"'`#*+:._])\1{2,}[ \t]*$")
 _DEFINITION = re.compile(
@@ -34,7 +34,9 @@ _CALLABLE = re.compile(
     r"(?:(?:export |default )*(?:const|let|var) [\w$]+\s*=\s*(?:async )?(?:function\b|\([^()]*\)\s*=>)|"
     r"[^\W\d][\w:<>,*&~\[\] \t]*\([^;={}]*(?:\{|$))"
 )
-_RETURNED = re.compile(r"[A-Za-z_][\w:<>,*& \t]*$")  # the type of a C function on a line of its own
+_RETURNED = re.compile(
+    r"(?!(?:end|fi|done|esac)\b)[A-Za-z_][\w:<>,*& \t]*$"
+)  # the type of a C function on a line of its own
 _ABOVE = re.compile(r"[ \t]*(?:///?|//!|#|--|;;|\*|/\*|@\w|\[\w)")  # comments, decorators, attributes
 _CLOSES = re.compile(r"[)\]}{]|end\b|else\b|elif\b|elsif\b|except\b|finally\b|catch\b")
 
@@ -120,7 +122,7 @@ def marked_up_blocks(text: str, *, fences: bool) -> list[Unit]:
     previous_blank = True
     for number, (begin, end) in enumerate(lines):
         line = text[begin:end].rstrip()
-        opening = _FENCE.match(line) if fences else None
+        opening = FENCE.match(line) if fences else None
         if fence is None and opening is not None and _is_rest_title(_above(text, lines, number, start), line):
             opening = None
         if fence is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from diffembed.errors import InputError
 from diffembed.text.blocks import LINE, Unit, split_at
 from diffembed.text.readers import TextKind
-from diffembed.text.sentences import safe_cut, sentences, trimmed
+from diffembed.text.sentences import safe_cut, safe_cut_after, sentences, trimmed
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
 
@@ -92,7 +92,9 @@ def halved(text: str, unit: Unit) -> list[Unit]:
     """A unit of two characters or more as two, cut in the middle of no visible character if that can be had."""
     middle = (unit.start + unit.end) // 2
     safe = safe_cut(text, middle, unit.start)
-    return split_at(unit.start, unit.end, [safe if safe > unit.start else middle])
+    if safe <= unit.start:
+        safe = safe_cut_after(text, middle + 1, unit.end)
+    return split_at(unit.start, unit.end, [safe if safe < unit.end else middle])
 
 
 def _merged(parts: list[Unit], room: int) -> list[Unit]:

@@ -75,6 +75,17 @@ def safe_cut(text: str, at: int, least: int = 0) -> int:
     return at
 
 
+def safe_cut_after(text: str, at: int, most: int) -> int:
+    """The nearest place at or after ``at`` that cuts no visible character in two, ``most`` if there is none before it.
+
+    >>> safe_cut_after("cafe\\u0301s", 4, 6)
+    5
+    """
+    while at < most and _joined(text, at, 0):
+        at += 1
+    return at
+
+
 def _joined(text: str, at: int, least: int) -> bool:
     before, after = text[at - 1], text[at]
     if before == "\r" and after == "\n":
