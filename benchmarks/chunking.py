@@ -17,7 +17,7 @@ where the cosine distance of neighbouring three-sentence windows is in the top p
 
 Retrieval. int8 vectors, as an index has them.
 
-    documents.SET.STRATEGY.ndcg@10              long documents (the first 150 of a set), each scored by its best chunk
+    documents.SET.STRATEGY.ndcg@10              long documents (the first 120 of a set), each scored by its best chunk
     passages.STRATEGY.recall                    share of the paragraph that answers in the first 512 tokens of chunks,
                                                 articles of en-wiki-ctx, development queries
     *.STRATEGY.chunks                           how many chunks were searched
@@ -49,7 +49,7 @@ LONG = ("long-eips", "long-rust-rfcs")
 EQUALLED: tuple[Strategy, ...] = ("structure", "fixed", "sentence")
 LIMIT, BUDGET = 256, 512
 PASSAGES = 12  # of a text with known borders
-DOCUMENTS = 150  # of a long set
+DOCUMENTS = 120  # of a long set
 TRIES = 5
 SENTENCES = (4, 14)  # of a passage
 SEED = 5
@@ -61,7 +61,7 @@ def main() -> None:
     options.add_argument("--model", default="default")
     args = options.parse_args()
     encoder = Encoder.load(args.model)
-    texts = 8 if args.quick else 40
+    texts = 8 if args.quick else 24
     metrics: dict[str, float] = {}
     for setting, marked in made_texts(args.data, texts).items():
         metrics |= {f"borders.{setting}.{name}": value for name, value in borders(marked, encoder).items()}

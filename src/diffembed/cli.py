@@ -75,8 +75,14 @@ def search(
     """
     from diffembed import verbs
 
-    strategy = chunking.value if chunking else None
-    verbs.search(query, paths or [Path(".")], top=top, model=model, chunking=strategy, as_json=as_json)
+    verbs.search(
+        query,
+        paths or [Path(".")],
+        top=top,
+        model=model,
+        chunking=chunking.value if chunking else None,
+        as_json=as_json,
+    )
 
 
 @app.command(short_help="Index files into a folder of your choice.")
