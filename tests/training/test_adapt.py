@@ -121,7 +121,7 @@ def test_a_contextual_model_learns_from_whole_documents(tmp_path: Path, monkeypa
 
 
 def test_the_share_is_the_best_of_those_that_keep_the_general_sets() -> None:
-    shares = [Share(0, 0.5, {"a": 0.8}), Share(0.5, 0.6, {"a": 0.795}), Share(1, 0.7, {"a": 0.7})]
+    shares = [Share(0, 0.5, {"a": 0.8}), Share(0.5, 0.6, {"a": 0.796}), Share(1, 0.7, {"a": 0.7})]
     assert module._best(shares, AdaptSettings()) == 0.5
     assert module._best(shares, AdaptSettings(most_loss=0.2)) == 1
     assert module._best([Share(0, 0.5, {}), Share(0.5, 0.4, {})], AdaptSettings()) == 0
