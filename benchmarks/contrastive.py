@@ -19,6 +19,9 @@ a process of its own, in turns; tokenizing counts.
     speedup.fp32, .bf16                    ours-fp32 / st, ours / st-bf16
     speedup.vs_best                        ours / the fastest of sentence-transformers
     memory.vs_sentence_transformers        peak of ours over that of st; the import of libraries counts for both
+    memory.fp32                            ours-fp32 / st
+    large.PAIRS.peak_mb, .pairs_per_second one step of a model of 64 dims with so many pairs, texts cut at 32 tokens
+    large.growth_mb                        what 16 times the pairs add to the peak
     gradient.relative_difference           largest, over weights, of |ours - st| / |st| (norms), no dropout, 64 pairs;
                                            key biases apart, whose gradient is 0 but for rounding
 """
@@ -34,18 +37,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from _common import parser, progress, report
 
+if TYPE_CHECKING:
+    from diffembed.models.embedder import Embedder
+
 SETS = ("en-nq", "en-docs-sections", "en-debdesc", "en-wordnet-def")
+LARGE_SETS = ("en-docs-sections", "en-debdesc", "en-wordnet-def")
+LARGE = (1024, 16_384)
 MAX_TOKENS = 256
-MICRO_TOKENS = 2048
+LARGE_TOKENS = 32
+MICRO_TOKENS = 1024
 TEMPERATURE = 0.05
 LEARNING_RATE = 2e-5
 CONTENDERS = ("ours", "ours-fp32", "st", "st-bf16", "st-tokens", "st-tokens-bf16")
@@ -59,10 +69,15 @@ def main() -> None:
     options.add_argument("--data", type=Path, required=True, help="folder with the BEIR folders " + ", ".join(SETS))
     options.add_argument("--pairs", type=int, default=1024, help="pairs a step (default: %(default)s)")
     options.add_argument("--steps", type=int, default=2, help="steps of each contender (default: %(default)s)")
-    options.add_argument("--contender", choices=(*CONTENDERS, "gradients"), help="run one alone and print its figures")
+    options.add_argument(
+        "--contender", choices=(*CONTENDERS, "gradients", "large"), help="run one alone and print its figures"
+    )
     args = options.parse_args()
     if args.quick:
         args.pairs, args.steps = min(args.pairs, 32), min(args.steps, 2)
+    if args.contender == "large":
+        print(json.dumps(large(read_pairs(args.data, args.pairs, LARGE_SETS))))
+        return
     pairs = read_pairs(args.data, args.pairs * args.steps)
     if args.contender:
         print(json.dumps(measure(args.contender, pairs, args.pairs)))
@@ -79,6 +94,13 @@ def main() -> None:
     metrics["speedup.bf16"] = speed["ours"] / speed["st-bf16"]
     metrics["speedup.vs_best"] = speed["ours"] / max(v for name, v in speed.items() if name.startswith("st"))
     metrics["memory.vs_sentence_transformers"] = metrics["ours.peak_mb"] / metrics["st.peak_mb"]
+    metrics["memory.fp32"] = metrics["ours-fp32.peak_mb"] / metrics["st.peak_mb"]
+    sizes = [64, 256] if args.quick else LARGE
+    for size in sizes:
+        found_large = in_process("large", args, pairs=size)
+        metrics[f"large.{size}.peak_mb"] = found_large["peak_mb"]
+        metrics[f"large.{size}.pairs_per_second"] = size / median(found_large["seconds"])
+    metrics["large.growth_mb"] = metrics[f"large.{sizes[1]}.peak_mb"] - metrics[f"large.{sizes[0]}.peak_mb"]
     metrics["gradient.relative_difference"] = found["gradients"]["difference"]
     bf16 = "bfloat16" if found["ours"]["dtype"] == "bfloat16" else "float32 (no bfloat16 instructions here)"
     notes = (
@@ -88,26 +110,27 @@ def main() -> None:
     report(args, metrics, notes=notes, packages=("datasets", "accelerate"))
 
 
-def in_process(name: str, args: Any) -> dict[str, Any]:
+def in_process(name: str, args: Any, pairs: int | None = None) -> dict[str, Any]:
     """What a contender says of itself in a process of its own."""
+    pairs = pairs or args.pairs
     command = [sys.executable, __file__, "--contender", name, "--data", str(args.data)]
-    command += ["--pairs", str(args.pairs), "--steps", str(args.steps)]
+    command += ["--pairs", str(pairs), "--steps", str(args.steps)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{name} ended with {done.returncode}: {done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if "seconds" in found:
-        progress(f"{name}: {args.pairs / median(found['seconds']):.2f} pairs/s, {found['peak_mb']:,.0f} MB")
+        progress(f"{name}: {pairs / median(found['seconds']):.2f} pairs/s, {found['peak_mb']:,.0f} MB")
     return found
 
 
-def read_pairs(data: Path, count: int) -> Pairs:
+def read_pairs(data: Path, count: int, sets: Sequence[str] = SETS) -> Pairs:
     """Train pairs, the sets in turn, so that every step has texts of unlike lengths."""
     from diffembed.data.example_sources import read_examples
 
-    share = -(-count // len(SETS))
+    share = -(-count // len(sets))
     columns = []
-    for name in SETS:
+    for name in sets:
         source = read_examples(name, data, (name,), 0, kind="pairs")
         if len(source) < share:
             raise SystemExit(f"{name} has {len(source)} pairs, {share} are needed; lower --pairs or --steps")
@@ -127,14 +150,35 @@ def measure(name: str, pairs: Pairs, size: int) -> dict[str, Any]:
     """Seconds of every step, tokens of all texts and the peak resident size of this process."""
     if name == "gradients":
         return {"difference": gradient_difference(pairs[:64])}
-    found = ours(pairs, size, bf16=name == "ours") if name.startswith("ours") else peer(name, pairs, size)
-    return found | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    if name.startswith("ours"):
+        return ours(_embedder(), pairs, size, bf16=name == "ours") | peak()
+    return peer(name, pairs, size) | peak()
+
+
+def large(pairs: Pairs) -> dict[str, Any]:
+    """One step over all ``pairs`` of a model so small that the step, not the model, is what memory holds."""
+    from transformers import BertConfig, BertModel
+
+    from diffembed.models.attention import PACKED
+    from diffembed.models.embedder import Embedder
+
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    backbone = BertModel(BertConfig(**sizes), add_pooling_layer=False)
+    backbone.set_attn_implementation(PACKED)
+    backbone.config.is_causal = False
+    return ours(Embedder(backbone), pairs, len(pairs), bf16=False, cut=LARGE_TOKENS) | peak()
+
+
+def peak() -> dict[str, float]:
+    """The largest resident size of this process so far."""
+    return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 class _Data:
     """``pairs`` in the form that a contrastive plan reads."""
 
-    def __init__(self, pairs: Pairs, size: int) -> None:
+    def __init__(self, pairs: Pairs, size: int, cut: int = MAX_TOKENS) -> None:
         from tokenizers import Tokenizer
 
         from diffembed.training.configs import SourceConfig
@@ -142,16 +186,18 @@ class _Data:
         self.pairs, self.size, self.source = pairs, size, SourceConfig("pairs", ())
         self.tokenizer = Tokenizer.from_file(str(weights() / "tokenizer.json"))
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(MAX_TOKENS)
+        self.tokenizer.enable_truncation(cut)
 
     def batch(self, step: int) -> Any:
         from diffembed.training.contrastive_batch import from_tokens
 
         rows = self.pairs[step * self.size : (step + 1) * self.size]
-        queries, documents = (
-            [e.ids for e in self.tokenizer.encode_batch(list(texts))] for texts in zip(*rows, strict=True)
-        )
+        queries, documents = (self.tokenized(texts) for texts in zip(*rows, strict=True))
         return from_tokens(queries, documents, self.source, origins=(), cut=0)
+
+    def tokenized(self, texts: Sequence[str]) -> list[list[int]]:
+        parts = (list(texts[i : i + 1024]) for i in range(0, len(texts), 1024))
+        return [e.ids for part in parts for e in self.tokenizer.encode_batch_fast(part)]
 
 
 def _stage(steps: int, batch: int, **keys: Any) -> Any:
@@ -174,7 +220,7 @@ def _stage(steps: int, batch: int, **keys: Any) -> Any:
     )
 
 
-def _embedder() -> Any:
+def _embedder() -> Embedder:
     from transformers import AutoModel
 
     from diffembed.models.attention import PACKED
@@ -185,7 +231,7 @@ def _embedder() -> Any:
     return Embedder(backbone)
 
 
-def ours(pairs: Pairs, size: int, *, bf16: bool) -> dict[str, Any]:
+def ours(embedder: Embedder, pairs: Pairs, size: int, *, bf16: bool, cut: int = MAX_TOKENS) -> dict[str, Any]:
     """The project's loop."""
     from diffembed.training.configs import RunConfig
     from diffembed.training.loop import Progress, train
@@ -194,13 +240,13 @@ def ours(pairs: Pairs, size: int, *, bf16: bool) -> dict[str, Any]:
     from diffembed.training.throughput import step_cost
 
     steps = len(pairs) // size
-    stage, data = _stage(steps, size), _Data(pairs, size)
+    stage, data = _stage(steps, size), _Data(pairs, size, cut)
     run = RunConfig("bench", ".", ".", precision="auto" if bf16 else "float32", log_every=1, save_seconds=math.inf)
-    machine, embedder = settle_machine(run), _embedder()
+    machine = settle_machine(run)
     plan = contrastive_plan(
         stage,
         data,
-        dims=(384,),
+        dims=(embedder.backbone.config.hidden_size,),
         machine=machine,
         cost=step_cost(embedder, causal=False),  # type: ignore[arg-type]
     )

@@ -126,21 +126,24 @@ class GraphBuilder:
         return self.add("Range", [self.constant("zero_i", 0, np.int64), scalar, self.constant("one_i", 1, np.int64)])
 
     def span_means(self, states_BTD: str, span_ids_BT: str, span_lengths_S: str, width: int) -> str:
-        """Mean state of each span ``[S, D]``: token rows are added into the row that ``span_ids`` names.
+        """Mean state of each span ``[S, D]``; tokens of id ``S`` (padding, separators) are in none.
 
-        Row ``S`` collects padding, separators and whatever else is not pooled, and is dropped.
+        A product with a matrix of zeros and ones ``[B, M, T]``, M the most spans of one sequence. Adding rows by
+        ``ScatterND`` would be shorter, but onnxruntime shares its rows out among threads, and two threads that add to
+        the same span lose each other's sums.
         """
-        spans = self.size(span_lengths_S, 0)
-        one, axis0 = self.constant("one_row", [1], np.int64), self.constant("axis0", [0], np.int64)
-        rows = self.add("Add", [spans, one])
-        shape = self.add("Concat", [rows, self.constant("hidden", [width], np.int64)], axis=0)
-        zeros = self.add("ConstantOfShape", [shape], value=numpy_helper.from_array(np.zeros(1, np.float32)))
-        sums = self.add(
-            "ScatterND",
-            [zeros, self.reshape(span_ids_BT, [-1, 1]), self.reshape(states_BTD, [-1, width])],
-            reduction="add",
-        )
-        kept = self.add("Slice", [sums, axis0, spans, axis0])
+        last = self.constant("last_axis", [-1], np.int64)
+        pooled = self.add("Less", [span_ids_BT, self.size(span_lengths_S, 0)])
+        first = self.add("ReduceMin", [span_ids_BT, last], keepdims=1)  # spans are numbered in order of sequences
+        nowhere = self.constant("nowhere", -1, np.int64)
+        place = self.add("Where", [pooled, self.add("Sub", [span_ids_BT, first]), nowhere])
+        count = self.add("Add", [self.add("ReduceMax", [place, last], keepdims=1), self.constant("one_i", 1, np.int64)])
+        most = self.add("ReduceMax", [count], keepdims=0)
+        places = self.add("Range", [self.constant("zero_i", 0, np.int64), most, self.constant("one_i", 1, np.int64)])
+        belongs = self.add("Equal", [self.reshape(place, [0, 1, -1]), self.reshape(places, [1, -1, 1])])
+        sums = self.add("MatMul", [self.add("Cast", [belongs], to=TensorProto.FLOAT), states_BTD])
+        taken = self.reshape(self.add("Less", [places, count]), [-1])
+        kept = self.add("Compress", [self.reshape(sums, [-1, width]), taken], axis=0)
         return self.add("Div", [kept, self.reshape(span_lengths_S, [-1, 1])])
 
     def tanh_int8(self, mean_SD: str) -> str:

@@ -105,7 +105,7 @@ def info_nce(
     positive_R = to_documents_RN.gather(1, answers.positives_Q[rows_R, None])[:, 0]
     negative_RN = ~answers.documents(rows_R)
     if not in_batch and negatives_QK is not None:
-        negative_RN &= _listed(negatives_QK, queries_QD, documents_ND)[rows_R]
+        negative_RN &= _listed(negatives_QK, rows_R, len(queries_QD), len(documents_ND))
     groups = [(to_documents_RN, negative_RN)]
     if in_batch and query_negatives:
         groups.append((similarities(anchors_RD, queries_QD, similarity), ~answers.queries(rows_R)))
@@ -175,7 +175,6 @@ class Answers:
     positives_Q: Tensor
     _document_groups_N: Tensor
     _query_groups_Q: Tensor
-    _table_UG: Tensor  # query group u has a positive in document group g
 
     @classmethod
     def of(
@@ -197,27 +196,35 @@ class Answers:
             positives_Q = torch.arange(queries, device=device)
         groups_N = _groups("document_ids", document_ids_N, documents, device)
         groups_Q = _groups("query_ids", query_ids_Q, queries, device)
-        table_UG = torch.zeros(queries, documents, dtype=torch.bool, device=device)
-        table_UG[groups_Q, groups_N[positives_Q]] = True
-        return cls(positives_Q, groups_N, groups_Q, table_UG)
+        return cls(positives_Q, groups_N, groups_Q)
 
     def documents(self, rows_R: Tensor) -> Tensor:
         """``[R, N]``: the document answers the query of that row."""
-        return self._table_UG[self._query_groups_Q[rows_R, None], self._document_groups_N[None, :]]
+        return self._answered(rows_R)[:, self._document_groups_N]
 
     def queries(self, rows_R: Tensor) -> Tensor:
         """``[R, Q]``: the two queries share a document that answers both; every query does with itself."""
-        of_other_Q = self._document_groups_N[self.positives_Q]
-        shared_RQ = self._table_UG[self._query_groups_Q[rows_R, None], of_other_Q[None, :]]
-        # A query asked in several rows shares what any of its rows shares.
-        shared_RU = torch.zeros_like(shared_RQ, dtype=torch.int32)
-        shared_RU.index_add_(1, self._query_groups_Q, shared_RQ.to(torch.int32))
-        return shared_RU[:, self._query_groups_Q].bool()
+        shared_RQ = self._answered(rows_R)[:, self._document_groups_N[self.positives_Q]]
+        return self._of_all_rows(shared_RQ)  # a query asked in several rows shares what any of its rows shares
 
     def askers(self, rows_R: Tensor) -> Tensor:
         """``[R, Q]``: the document of that row answers the query, too."""
-        own_R = self._document_groups_N[self.positives_Q[rows_R]]
-        return self._table_UG[self._query_groups_Q[None, :], own_R[:, None]]
+        of_query_Q = self._document_groups_N[self.positives_Q]
+        return self._of_all_rows(of_query_Q[rows_R, None] == of_query_Q[None, :])
+
+    def _answered(self, rows_R: Tensor) -> Tensor:
+        """``[R, G]``: document group g answers the query of that row. Never a table of all queries: it is a square."""
+        row, query = torch.nonzero(self._query_groups_Q[rows_R, None] == self._query_groups_Q[None, :], as_tuple=True)
+        found = torch.zeros(len(rows_R), len(self._document_groups_N), dtype=torch.bool, device=rows_R.device)
+        found[row, self._document_groups_N[self.positives_Q[query]]] = True
+        return found
+
+    def _of_all_rows(self, some_RQ: Tensor) -> Tensor:
+        """True for all rows that ask a query if it is for one of them."""
+        row, query = torch.nonzero(some_RQ, as_tuple=True)
+        found = torch.zeros_like(some_RQ)
+        found[row, self._query_groups_Q[query]] = True
+        return found[:, self._query_groups_Q]
 
 
 def _groups(name: str, ids: Tensor | None, count: int, device: torch.device | None) -> Tensor:
@@ -229,15 +236,15 @@ def _groups(name: str, ids: Tensor | None, count: int, device: torch.device | No
     return groups
 
 
-def _listed(negatives_QK: Tensor, queries_QD: Tensor, documents_ND: Tensor) -> Tensor:
-    """``[Q, N]`` bool from lists of indices; -1 stands for none."""
+def _listed(negatives_QK: Tensor, rows_R: Tensor, queries: int, documents: int) -> Tensor:
+    """``[R, N]`` bool from lists of indices; -1 stands for none."""
     if negatives_QK.ndim != 2:
         raise ValueError(f"negatives have shape {tuple(negatives_QK.shape)}, expected [queries, negatives of each]")
-    shape, total = (len(queries_QD), negatives_QK.shape[1]), len(documents_ND)
-    index_QK = indices("negatives", negatives_QK, shape, below=total, lowest=-1, device=queries_QD.device)
-    listed = torch.zeros(shape[0], total + 1, dtype=torch.bool, device=queries_QD.device)
-    listed.scatter_(1, torch.where(index_QK < 0, total, index_QK), True)
-    return listed[:, :total]
+    shape, device = (queries, negatives_QK.shape[1]), rows_R.device
+    index_RK = indices("negatives", negatives_QK, shape, below=documents, lowest=-1, device=device)[rows_R]
+    listed = torch.zeros(len(rows_R), documents + 1, dtype=torch.bool, device=device)
+    listed.scatter_(1, torch.where(index_RK < 0, documents, index_RK), True)
+    return listed[:, :documents]
 
 
 def indices(

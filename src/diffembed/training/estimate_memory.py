@@ -213,11 +213,11 @@ def vector_bytes(queries: int, spans: int, hidden: int, widths: Sequence[int]) -
 
     Means, means of all processes, and the gradients of both: 4 float32 vectors a span; at every width w the rounded
     vector, its tanh and its unit vector: 3 x 4 w bytes; a block of at most ``grad_cache.BLOCK_ELEMENTS`` similarities,
-    6 bytes each at every width and 12 on the way back; a byte for every query and span, who answers whom.
+    6 bytes each at every width and 13 besides: 12 on the way back and one for who answers whom.
 
-    >>> vector_bytes(queries=2, spans=4, hidden=8, widths=[8]) == 4 * 4 * (4 * 8 + 3 * 8) + 8 * (6 + 12) + 8
+    >>> vector_bytes(queries=2, spans=4, hidden=8, widths=[8]) == 4 * 4 * (4 * 8 + 3 * 8) + 8 * (6 + 13)
     True
     """
     block = min(queries * spans, BLOCK_ELEMENTS)
     vectors = spans * _FLOAT * (4 * hidden + 3 * sum(widths))
-    return float(vectors + block * (6 * len(widths) + 12) + queries * spans)
+    return float(vectors + block * (6 * len(widths) + 13))

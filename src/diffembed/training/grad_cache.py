@@ -26,7 +26,7 @@ from diffembed.training.loop import Part
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(means of all spans ``[S, D]``, numbers of the queries to sum over) -> their share of the step's loss."""
 
-BLOCK_ELEMENTS = 32_000_000  # of a similarity matrix that the loss may hold at a time
+BLOCK_ELEMENTS = 8_000_000  # of a similarity matrix that the loss may hold at a time
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,8 @@ def settle_machine(run: RunConfig) -> Machine:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-4, 0)  # M_MMAP_MAX
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never
+    # oneDNN keeps a kernel for every shape it meets (1,024 of them), and packs are all of unlike shapes
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     cuda = torch.cuda.is_available()
     fast_bf16 = cuda or "avx512_bf16" in _cpu_flags() or "amx_bf16" in _cpu_flags()
     bf16 = run.precision == "bfloat16" or (run.precision == "auto" and fast_bf16)
