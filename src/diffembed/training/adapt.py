@@ -32,7 +32,7 @@ from diffembed.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, 
 from diffembed.models.files import check_safetensors
 from diffembed.models.merging import Parents, merged_backbone, read_parents
 from diffembed.training.adapt_card import adapt_card
-from diffembed.training.adapt_general import chosen_by, named, reported, without
+from diffembed.training.adapt_general import halves, named
 from diffembed.training.adapt_recipe import DIFFUSION, PAIRS, AdaptSettings, general_data, recipe_text
 from diffembed.training.adapt_speed import fills_in, steps_in
 from diffembed.training.loop import Progress
@@ -41,7 +41,6 @@ from diffembed.training.scoring import write_graphs
 from diffembed.training.state import Report
 
 RECIPE = "adapt.toml"
-GENERAL = "general"
 METRICS = ("ndcg@10", "recall@10")
 _CHUNK_TOKENS = 256  # of an index
 _FEWEST, _MOST = 30, 120  # steps
@@ -150,14 +149,8 @@ def adapt(
             f"question ({_LEAST_GROUPS} are needed); give longer documents, or another model"
         )
     tasks, choice = {HELD_OUT: load_beir(work / HELD_OUT)}, {DEV: load_beir(work / DEV)}
-    read = list(data.folders)
     for name, path in judged.items():
-        tasks[name] = reported(path, read=path in data.folders)
-        choice[name] = chosen_by(path, read=path in data.folders)
-        if path in data.folders:
-            at = data.folders.index(path)
-            read[at] = without(path, choice[name], work / GENERAL / f"{at}-{path.name}")
-    data = replace(data, folders=tuple(read))
+        choice[name], tasks[name] = halves(path, read=path in data.folders)
     before = _scores(encoder, tasks, report, "before")
     diffusion = _diffusion(source, config, work, settings, report)
     steps = _steps(source, work, wrote, settings, report)

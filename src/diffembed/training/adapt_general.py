@@ -1,12 +1,13 @@
-"""General sets beside an adaptation: read along against forgetting, and measured on questions that are not read.
+"""General sets beside an adaptation: read along against forgetting, and measured on questions that nobody read.
 
-A set has three parts: the dev side of the hash rule, which is reported; some questions of the train side, which the
-share of the merge is chosen by; and the rest, which is read along. What was read tells nothing of what is forgotten.
+What a model was trained on it remembers when it has forgotten the rest, so the train side of the hash rule, which the
+starting model may know as well, measures nothing. The other questions are halved by a second hash: one half chooses
+the share of the merge, the other is reported.
 """
 
 from __future__ import annotations
 
-import shutil
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,9 +16,8 @@ from pathlib import Path
 from diffembed.data.beir import RetrievalTask, load_beir, split_of
 from diffembed.errors import InputError
 
-_CHOICE_QUERIES = 300  # of a set, to choose a share by
-_CHOICE_PART = 3  # at most one in so many queries of the train side
-_SPLIT_FROM = 400  # queries that a set must have for its sides to be told apart, where nothing of it is read
+_MOST = 300  # questions of a set to choose by
+_SPLIT_FROM = 400  # questions that a set must have for its sides to be told apart, where nothing of it is read
 
 
 def named(folders: Sequence[Path], taken: Sequence[str]) -> dict[str, Path]:
@@ -26,46 +26,26 @@ def named(folders: Sequence[Path], taken: Sequence[str]) -> dict[str, Path]:
     return {folder.name if times[folder.name] == 1 else str(folder): folder for folder in folders}
 
 
-def reported(folder: Path, *, read: bool) -> RetrievalTask:
-    """The queries that are reported: the dev side; all of a small set of which nothing is read."""
+def halves(folder: Path, *, read: bool) -> tuple[RetrievalTask, RetrievalTask]:
+    """The questions to choose by and those to report, by a hash of their ids.
+
+    Both of the dev side, or of all questions of a small set of which nothing is read.
+
+    Raises:
+        InputError: one of the halves is empty.
+    """
     whole = load_beir(folder)
-    if not read and len(whole.queries) < _SPLIT_FROM:
-        return whole
-    if not any(split_of(query) == "dev" for query in whole.queries):
+    small = not read and len(whole.queries) < _SPLIT_FROM
+    unread = [query for query in whole.queries if small or split_of(query) == "dev"]
+    sides = [[q for q in unread if zlib.crc32(q.encode("utf-8")) // 10 % 2 == side] for side in range(2)]
+    if not all(sides):
         raise InputError(
-            f"{folder} is read along and has no judged query on the dev side (one in ten, by the hash of its id), so "
-            "what is forgotten of it cannot be measured; name a set for that with --general-eval"
+            f"{folder} has {len(unread)} judged queries that nothing is trained on, too few to choose by some and to "
+            "report others (of a set that is read along those are one in ten, by the hash of their ids); name another "
+            "set with --general-eval"
         )
-    return load_beir(folder, "dev")
-
-
-def chosen_by(folder: Path, *, read: bool) -> RetrievalTask:
-    """The queries that the share is chosen by: some of the train side; all of a small set of which nothing is read."""
-    whole = load_beir(folder)
-    if not read and len(whole.queries) < _SPLIT_FROM:
-        return whole
-    side = load_beir(folder, "train")
-    most = min(_CHOICE_QUERIES, len(side.queries) // _CHOICE_PART if read else len(side.queries))
-    names = list(side.queries)[:: max(1, len(side.queries) // max(1, most))][: max(1, most)]
-    return replace(side, queries={n: side.queries[n] for n in names}, qrels={n: side.qrels[n] for n in names})
-
-
-def without(folder: Path, left_out: RetrievalTask, into: Path) -> Path:
-    """A copy of a BEIR folder in which the queries of ``left_out`` are not judged, so that no source reads them."""
-    whole = load_beir(folder)
-    shutil.rmtree(into, ignore_errors=True)
-    into.mkdir(parents=True)
-    for file in folder.iterdir():
-        if file.is_file() and file.name != "qrels.tsv":
-            try:
-                (into / file.name).symlink_to(file.resolve())
-            except OSError:  # no links on this file system
-                shutil.copyfile(file, into / file.name)
-    rows = [
-        f"{query}\t{document}\t{gain:g}\n"
-        for query, judged in whole.qrels.items()
-        if query not in left_out.queries
-        for document, gain in judged.items()
-    ]
-    (into / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(rows), encoding="utf-8")
-    return into
+    choice, reported = (
+        replace(whole, queries={q: whole.queries[q] for q in side}, qrels={q: whole.qrels[q] for q in side})
+        for side in (sides[0][:_MOST], sides[1])
+    )
+    return choice, reported
