@@ -1,9 +1,10 @@
 """What each stage of the pipeline earns: `runs/cpu-small.toml` with several seeds, scored after every stage.
 
-    python benchmarks/pipeline.py --data ../shared/data [--seeds 1 2 3] [--quick] [--json]
+    python benchmarks/pipeline.py --data ../shared/data [--seeds 1 2 3] [--side-by-side] [--quick] [--json]
 
-Every seed is a run of its own in `out/cpu-small-SEED` (kept; what is complete is not run again). `--quick` runs
-nothing and reports of the seeds that are complete. nDCG@10 of int8 vectors on development queries, means over seeds:
+Every seed is a run of its own in `out/cpu-small-SEED` (kept; what is complete is not run again). `--side-by-side` runs
+all seeds that are not complete at once, one thread each, and logs to `out/cpu-small-SEED.log`. `--quick` runs nothing
+and reports of the seeds that are complete. nDCG@10 of int8 vectors on development queries, means over seeds:
 
     STAGE.SET.ndcg@10                  SET is a set, `NAME-sections` (chunks read alone) or `NAME-sections-late`
     STAGE.SET.spread                   largest less smallest of the seeds
@@ -15,13 +16,15 @@ nothing and reports of the seeds that are complete. nDCG@10 of int8 vectors on d
     vectors.DTYPE.DIMS.ndcg@10         triplet model, passage sets; float32, int8, binary, binary-documents (int8
                                        queries); `contextual-vectors`: contextual model, sections read together
     loss.vectors.int8.DIMS             points lost by int8 to float32, at each width; .binary: binary to int8
-    minutes                            of a whole run, on the machine named
+    minutes                            of a whole run, on the machine named, with the threads that the notes say
 """
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,7 +58,11 @@ def main() -> None:
     options = parser("pipeline", __doc__)
     options.add_argument("--data", type=Path, required=True, help="folder with the retrieval sets")
     options.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    options.add_argument("--side-by-side", action="store_true", help="seeds at once, one thread each")
+    options.add_argument("--threads", type=int, default=0, help="of a run that begins now (default: all)")
     args = options.parse_args()
+    if args.side_by_side:
+        side_by_side(args.seeds, args.data)
     recipe = read_recipe(RECIPE)
     runs: list[Scores] = []
     minutes = []
@@ -65,7 +72,7 @@ def main() -> None:
         folder = OUT / f"cpu-small-{seed}"
         if args.quick and not (folder / "merged" / "scores.json").is_file():
             continue
-        runs.append(stage_scores(seed, folder, args.data, minutes))
+        runs.append(stage_scores(seed, folder, args.threads, minutes))
         vectors.append(vector_scores(folder, recipe, args.data))
         seeds.append(seed)
     if not runs:
@@ -85,16 +92,44 @@ def main() -> None:
             metrics[f"loss.{kind}.binary-documents.{dims}"] = 100 * (score["int8"] - score["binary-documents"])
     if minutes:
         metrics["minutes"] = float(np.median(minutes))
-    notes = f"runs/cpu-small.toml, seeds {', '.join(map(str, seeds))}; development queries, int8 unless said"
+    if len(args.seeds) == 1 and args.threads:
+        return  # one of several side by side, of which the first process reports
+    threads = ", ".join(f"{seed}: {threads_of(seed) or 'all'}" for seed in seeds)
+    notes = f"runs/cpu-small.toml, seeds and threads {threads}; development queries, int8 unless said"
     report(args, metrics, notes=notes, packages=("accelerate",))
 
 
-def stage_scores(seed: int, folder: Path, data: Path, minutes: list[float]) -> Scores:
+def side_by_side(seeds: Sequence[int], data: Path) -> None:
+    """Bring every seed to its end, all at once in processes of one thread."""
+    OUT.mkdir(exist_ok=True)
+    command = [sys.executable, __file__, "--data", str(data), "--threads", "1", "--seeds"]
+    running = []
+    for seed in seeds:
+        log = (OUT / f"cpu-small-{seed}.log").open("a")
+        running.append(subprocess.Popen([*command, str(seed)], stdout=log, stderr=log))
+    if failed := [seed for seed, process in zip(seeds, running, strict=True) if process.wait()]:
+        raise SystemExit(f"seeds {failed} ended with an error; see their logs in {OUT}")
+
+
+def recipe_file(seed: int) -> Path:
+    """Where the recipe of a seed stands: beside the runs, where its relative paths hold."""
+    return OUT / f"cpu-small-{seed}.toml"
+
+
+def threads_of(seed: int) -> int:
+    """Threads that a seed's recipe asks for; 0: all."""
+    found = re.search(r"(?m)^threads = (\d+)$", recipe_file(seed).read_text(encoding="utf-8"))
+    return int(found[1]) if found else 0
+
+
+def stage_scores(seed: int, folder: Path, threads: int, minutes: list[float]) -> Scores:
     """nDCG@10 by stage and set of one seed's run, which is brought to its end if need be."""
+    file = recipe_file(seed)
+    if file.is_file():
+        threads = threads_of(seed)  # of the run as it began
     text = RECIPE.read_text(encoding="utf-8")
-    text = re.sub(r"(?m)^seed = \d+$", f"seed = {seed}", text)
+    text = re.sub(r"(?m)^seed = \d+$", f"seed = {seed}" + (f"\nthreads = {threads}" if threads else ""), text)
     text = text.replace('output = "../out/cpu-small"', f'output = "../out/cpu-small-{seed}"')
-    file = OUT / f"cpu-small-{seed}.toml"  # beside the runs, where the recipe's own relative paths hold
     file.parent.mkdir(exist_ok=True)
     if not file.is_file() or file.read_text(encoding="utf-8") != text:
         file.write_text(text, encoding="utf-8")

@@ -106,3 +106,12 @@ def test_default_runtime_needs_no_torch(tiny_model_dir: Path) -> None:
         check=False,
     )
     assert done.stdout == "(1, 64)\n", done.stderr
+
+
+def test_threads_lose_nothing() -> None:
+    """The embedded model's graph on more threads than cores, call after call: the same bits."""
+    encoder = Encoder.load("default", threads=4)
+    texts = [f"Number {i} of the texts, {'which go on and on ' * (7 * i)}to its end." for i in range(32)]
+    first = encoder.encode_documents(texts).values
+    for _ in range(12):
+        assert np.array_equal(encoder.encode_documents(texts).values, first)

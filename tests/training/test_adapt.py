@@ -11,12 +11,15 @@ from tests.conftest import make_backbone, make_config, make_tokenizer
 from tests.data.corpora import write_beir
 from tests.data.test_own_text import write_own
 
+from diffembed.data.beir import load_beir, split_of
+from diffembed.data.example_sources import read_examples
 from diffembed.encoder import Encoder
 from diffembed.errors import InputError, ModelError, RecipeError
 from diffembed.evaluation.retrieval import evaluate_retrieval
 from diffembed.models.checkpoint import read_model_config, save_model
 from diffembed.training import adapt as module
 from diffembed.training.adapt import AdaptReport, Share, adapt
+from diffembed.training.adapt_general import halves
 from diffembed.training.adapt_recipe import AdaptSettings, general_data
 from diffembed.training.adapt_speed import fills_in, steps_in
 from diffembed.training.recipe import read_recipe
@@ -58,6 +61,26 @@ def test_it_leaves_a_model_that_every_verb_takes(adapted: tuple[Path, AdaptRepor
     assert (folder / "mine" / "onnx" / "model_int8.onnx").is_file()
     assert (folder / "mine" / "model.safetensors").stat().st_size == (start / "model.safetensors").stat().st_size
     assert any("pairs to train on" in line for line in lines)
+
+
+def test_what_measures_forgetting_is_not_read(adapted: tuple[Path, AdaptReport, list[str]]) -> None:
+    folder, *_ = adapted
+    assert str(folder / "set") in (folder / "mine-work" / "adapt.toml").read_text(encoding="utf-8")
+    chosen, reported = (set(half.queries) for half in halves(folder / "set", read=True))
+    pairs = read_examples("set", folder, ("set",), 0, kind="pairs")
+    asked = {draw.example.query for draw in pairs.draws(0, len(pairs))}
+    whole = load_beir(folder / "set").queries
+    assert chosen and reported and not chosen & reported
+    assert chosen | reported == {query for query in whole if split_of(query) == "dev"}
+    assert asked == {text for query, text in whole.items() if query not in chosen | reported}
+
+
+def test_a_small_set_of_which_nothing_is_read_is_halved(tmp_path: Path) -> None:
+    folder = write_beir(tmp_path / "set")
+    chosen, reported = (set(half.queries) for half in halves(folder, read=False))
+    assert len(chosen) > 15 and len(reported) > 15 and chosen | reported == set(load_beir(folder).queries)
+    with pytest.raises(InputError, match=r"has [01] judged queries that nothing is trained on.*--general-eval"):
+        halves(write_beir(tmp_path / "few", size=8), read=True)
 
 
 def test_its_figures_are_those_of_the_models(adapted: tuple[Path, AdaptReport, list[str]], start: Path) -> None:
@@ -105,7 +128,7 @@ def test_a_contextual_model_learns_from_whole_documents(tmp_path: Path, monkeypa
 
 
 def test_the_share_is_the_best_of_those_that_keep_the_general_sets() -> None:
-    shares = [Share(0, 0.5, {"a": 0.8}), Share(0.5, 0.6, {"a": 0.795}), Share(1, 0.7, {"a": 0.7})]
+    shares = [Share(0, 0.5, {"a": 0.8}), Share(0.5, 0.6, {"a": 0.796}), Share(1, 0.7, {"a": 0.7})]
     assert module._best(shares, AdaptSettings()) == 0.5
     assert module._best(shares, AdaptSettings(most_loss=0.2)) == 1
     assert module._best([Share(0, 0.5, {}), Share(0.5, 0.4, {})], AdaptSettings()) == 0

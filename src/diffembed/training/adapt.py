@@ -32,6 +32,7 @@ from diffembed.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, 
 from diffembed.models.files import check_safetensors
 from diffembed.models.merging import Parents, merged_backbone, read_parents
 from diffembed.training.adapt_card import adapt_card
+from diffembed.training.adapt_general import halves, named
 from diffembed.training.adapt_recipe import DIFFUSION, PAIRS, AdaptSettings, general_data, recipe_text
 from diffembed.training.adapt_speed import fills_in, steps_in
 from diffembed.training.loop import Progress
@@ -44,8 +45,6 @@ METRICS = ("ndcg@10", "recall@10")
 _CHUNK_TOKENS = 256  # of an index
 _FEWEST, _MOST = 30, 120  # steps
 _LEAST_GROUPS = 20
-_CHOICE_QUERIES = 300  # of a general set, to choose a share by
-_SPLIT_FROM = 400  # queries that a general set must have for its train and dev side to be told apart
 Scores = dict[str, float]
 
 
@@ -137,7 +136,7 @@ def adapt(
     if config.prefix_ids or config.suffix_ids:
         raise ModelError(f"{model} was made elsewhere and exported; adapt begins from a model that diffembed trained")
     data = general_data(general)
-    judged = _named(general_data(general_eval).folders or data.folders)
+    judged = named(general_data(general_eval).folders or data.folders, (HELD_OUT, DEV))
     target, work = _places(paths, source, Path(into), work)
     encoder = Encoder.load(source)
     own = read_own_folder(paths)
@@ -149,8 +148,9 @@ def adapt(
             f"{model} reads chunks together, and only {wrote.groups} training documents have three chunks and a "
             f"question ({_LEAST_GROUPS} are needed); give longer documents, or another model"
         )
-    tasks = {HELD_OUT: load_beir(work / HELD_OUT)} | {name: _reported(path) for name, path in judged.items()}
-    choice = {DEV: load_beir(work / DEV)} | {name: _chosen_by(path) for name, path in judged.items()}
+    tasks, choice = {HELD_OUT: load_beir(work / HELD_OUT)}, {DEV: load_beir(work / DEV)}
+    for name, path in judged.items():
+        choice[name], tasks[name] = halves(path, read=path in data.folders)
     before = _scores(encoder, tasks, report, "before")
     diffusion = _diffusion(source, config, work, settings, report)
     steps = _steps(source, work, wrote, settings, report)
@@ -204,12 +204,6 @@ class _AsMade:
     share: float
 
 
-def _named(folders: Sequence[Path]) -> dict[str, Path]:
-    """Folders by a name that is no other's."""
-    times = Counter([HELD_OUT, DEV, *(folder.name for folder in folders)])
-    return {folder.name if times[folder.name] == 1 else str(folder): folder for folder in folders}
-
-
 def _places(paths: Sequence[str | Path], source: Path, into: Path, work: str | Path | None) -> tuple[Path, Path]:
     """The model directory and the work folder, if they may be written."""
     target = into.resolve()
@@ -240,22 +234,6 @@ def _read(own: OwnFolder, wrote: WorkReport) -> str:
 def _kind(reason: str) -> str:
     """A reason without the file that it names."""
     return "the same text as another file" if reason.startswith("the same text as") else reason
-
-
-def _reported(folder: Path) -> RetrievalTask:
-    """The queries of a general set that are reported: its dev side, or all where it has few."""
-    whole = load_beir(folder)
-    return whole if len(whole.queries) < _SPLIT_FROM else load_beir(folder, "dev")
-
-
-def _chosen_by(folder: Path) -> RetrievalTask:
-    """The queries of a general set that the share is chosen by: some of its train side, or all where it has few."""
-    whole = load_beir(folder)
-    if len(whole.queries) < _SPLIT_FROM:
-        return whole
-    side = load_beir(folder, "train")
-    names = list(side.queries)[:: max(1, len(side.queries) // _CHOICE_QUERIES)][:_CHOICE_QUERIES]
-    return replace(side, queries={n: side.queries[n] for n in names}, qrels={n: side.qrels[n] for n in names})
 
 
 def _scores(encoder: Encoder, tasks: dict[str, RetrievalTask], report: Report, when: str) -> dict[str, Scores]:
