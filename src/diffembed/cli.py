@@ -226,7 +226,7 @@ def export(
     verbs.export(
         model,
         into,
-        precisions=("fp32", "int8") if precision is ExportPrecision.both else (precision.value,),
+        precisions=precision.each,
         calibrate=calibrate,
         settings={"keep_float": keep_float or (), "min_cosine": min_cosine},
         as_json=as_json,

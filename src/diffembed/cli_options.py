@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -33,6 +33,11 @@ class ExportPrecision(StrEnum):
     int8 = "int8"
     fp32 = "fp32"
     both = "both"
+
+    @property
+    def each(self) -> list[Literal["fp32", "int8"]]:
+        """The graphs one by one."""
+        return ["fp32", "int8"] if self is ExportPrecision.both else ["fp32"] if self == "fp32" else ["int8"]
 
 
 class Split(StrEnum):

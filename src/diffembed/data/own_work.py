@@ -21,7 +21,8 @@ from pathlib import Path
 from diffembed.data.examples import Grouped, Pair, Question, example_line
 from diffembed.data.own_folder import PARAGRAPH, OwnDocument, OwnFolder, questions_apart
 from diffembed.data.own_text import without
-from diffembed.text.chunking import Chunk, CountTokens, chunk_document
+from diffembed.text.chunking import Chunk, chunk_document
+from diffembed.text.pieces import CountTokens
 from diffembed.text.readers import SourceText
 from diffembed.text.sentences import Span
 

@@ -127,8 +127,8 @@ def bert_states(g: GraphBuilder, config: dict[str, Any], tensor: Tensors, embedd
         at = f"encoder.layer.{i}.attention."
         names = [f"{at}self.{part}" for part in ("query", "key", "value")]
         q, k, v = (g.linear(x, *weights(name)) for name in names)
-        bias = g.constant(f"{at}self.bias", np.concatenate([tensor(name + ".bias") for name in names]))
-        attended = g.add("MultiHeadAttention", [q, k, v, bias, mask], domain=MS, num_heads=heads)
+        projected = g.constant(f"{at}self.bias", np.concatenate([tensor(name + ".bias") for name in names]))
+        attended = g.add("MultiHeadAttention", [q, k, v, projected, mask], domain=MS, num_heads=heads)
         attended = g.linear(attended, *weights(at + "output.dense"))
         x = skip(attended, x, tensor(at + "output.dense.bias"), at + "output.LayerNorm")
         wide = f"encoder.layer.{i}.intermediate.dense"

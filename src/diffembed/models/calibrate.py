@@ -136,7 +136,7 @@ def cosines(source: GraphSource, found: Calibration, plan: Int8Plan) -> FloatArr
     outputs = source.write(g)
     run = _session(source, g, g.model({"mean": outputs["mean"]}, {}))
     vectors = finished(source, np.concatenate([run(["mean"], batch)[0] for batch in found.texts]))
-    return np.einsum("ij,ij->i", unit(vectors), unit(found.vectors))
+    return np.asarray(np.einsum("ij,ij->i", unit(vectors), unit(found.vectors)), dtype=np.float32)
 
 
 def tokenized(source: GraphSource, texts: Sequence[str]) -> list[PackedBatch]:

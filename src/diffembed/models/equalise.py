@@ -112,7 +112,7 @@ def int8_plan(
     divisors: dict[str, FloatArray] = {}
     for fold, factors_K in factors.items():
         for maker in fold.makers:
-            rows[maker] = 1 / fold.of_makers(factors_K)
+            rows[maker] = (1 / fold.of_makers(factors_K)).astype(np.float32)
         for layer in fold.readers:
             if not fold.makers and layer in float_layers:
                 continue  # reads the input as it is
