@@ -80,11 +80,13 @@ def test_a_terminal_gets_colour() -> None:
 from types import SimpleNamespace
 from diffembed import console
 text = "Before. [bold]The best[/bold] sentence \\x1b[2J. After."
-hit = SimpleNamespace(path="a.md", line_start=1, line_end=2, score=0.5, text=text, best_sentence_span=(8, 41))
+place = dict(path="a.md", line_start=1, line_end=2, before=(), after=("The next chunk.",))
+hit = SimpleNamespace(**place, score=0.5, text=text, best_sentence_span=(8, 41))
 console.show_hits([hit])
 """
     seen = on_a_terminal(code)
     assert "\x1b[1;33m[bold]The best[/bold] sentence" in seen  # the mark, and brackets of the text left alone
+    assert "The next chunk." in seen
     assert "\x1b[2J" not in seen
     assert "»" not in seen
 
@@ -125,8 +127,12 @@ def test_a_long_wait_in_a_pipe_gets_plain_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console, "_PLAIN_PROGRESS_SECONDS", 0.0)
+    now = iter([100.0, 160.0, 220.0, 280.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
     with console.progress("reading") as tick:
-        tick(1, 2)
+        tick(1, 4)
+        tick(4, 4)
+        tick(5, 0)
     shown = capsys.readouterr()
-    assert shown.err == "reading: 1 of 2\n"
+    assert shown.err == "reading: 1 of 4, 3 min 0 s left\nreading: 4 of 4\nreading: 5\n"
     assert shown.out == ""

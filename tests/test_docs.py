@@ -8,12 +8,11 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 import pytest
-import typer.main
+from tests.cli.invoke import parsed
 
-from diffembed.cli import app
 from diffembed.doctor import BUNDLED
 
 REPO = Path(__file__).parents[1]
@@ -29,12 +28,7 @@ def blocks(language: str) -> list[str]:
     "line", [line for block in blocks("bash") for line in block.splitlines() if line.startswith("diffembed ")]
 )
 def test_readme_command_parses(line: str) -> None:
-    words = shlex.split(line, comments=True)[1:]
-    command: Any = typer.main.get_command(app)
-    context = command.make_context("diffembed", [], resilient_parsing=True)
-    while hasattr(command, "commands"):
-        command = command.commands[words.pop(0)]
-    assert command.make_context("example", words, parent=context)
+    assert parsed(shlex.split(line, comments=True)[1:])
 
 
 @pytest.mark.skipif(not (BUNDLED / "diffembed.json").exists(), reason="the embedded model has not been trained yet")

@@ -1,9 +1,9 @@
 """The command line: one Typer application, and each verb calls one public function.
 
-Here stand the options and their help (those of bulk encoding in ``cli_bulk.py``, those of the verbs around
-training in ``cli_training.py``); ``verbs.py`` does
-what they say, ``exits.py`` turns failures into a line and an exit code. stdout carries data only, stderr carries
-progress. The verbs are imported when they are called, so that ``--help`` starts fast.
+Here stand the options and their help (those of searching and indexes in ``cli_index.py``, of a cluster in
+``cli_cluster.py``, of bulk encoding in ``cli_bulk.py``, of the verbs around training in ``cli_training.py``);
+``verbs.py`` does what they say, ``exits.py`` turns failures into a line and an exit code. stdout carries data only,
+stderr carries progress. The verbs are imported when they are called, so that ``--help`` starts fast.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from diffembed import __version__, cli_bulk, cli_training, console
-from diffembed.cli_options import ChunkingOption, DimsOption, Dtype, ExportPrecision, JsonOption, ModelOption, Split
+from diffembed import __version__, cli_bulk, cli_cluster, cli_index, cli_training, console
+from diffembed.cli_options import DimsOption, Dtype, ExportPrecision, JsonOption, Split
 from diffembed.exits import EXIT_CODES, ExplainingGroup
 
 # Plain help, the same on a terminal and in a pipe, and no rich to import for it.
@@ -48,69 +48,8 @@ def root(
         console.emit(context.get_help())
 
 
-@app.command()
-def search(
-    query: Annotated[
-        str, typer.Argument(metavar="QUERY", help="What to look for, in your own words.", show_default=False)
-    ],
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="PATH", help="Files, folders, or an index folder; the current folder if none is given."),
-    ] = None,
-    top: Annotated[int, typer.Option("--top", "-k", min=1, metavar="K", help="How many chunks to print.")] = 10,
-    model: ModelOption = "default",
-    chunking: ChunkingOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Search files by meaning.
-
-    The first search of a PATH indexes it; later ones read only what changed since, told by content hash. The index
-    lives in the cache folder ($XDG_CACHE_HOME/diffembed, else ~/.cache/diffembed), never beside your files.
-
-    \b
-    Examples:
-      diffembed search "how do I undo a commit"
-      diffembed search "retry after a timeout" src/ docs/ --top 3
-      diffembed search "warranty period" contracts/ --json
-    """
-    from diffembed import verbs
-
-    verbs.search(
-        query,
-        paths or [Path(".")],
-        top=top,
-        model=model,
-        chunking=chunking.value if chunking else None,
-        as_json=as_json,
-    )
-
-
-@app.command(short_help="Index files into a folder of your choice.")
-def index(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH", help="Files and folders to index.", show_default=False)
-    ],
-    into: Annotated[
-        Path, typer.Option("--into", metavar="DIR", help="The index folder to make or to bring up to date.")
-    ],
-    model: ModelOption = "default",
-    chunking: ChunkingOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Index files into a folder of your choice; `diffembed search QUERY DIR` searches it.
-
-    Run again, it reads only the files whose content changed, and cuts them as before.
-
-    \b
-    Examples:
-      diffembed index notes/ src/ --into notes.index
-      diffembed index interviews/ --into interviews.index --chunking adaptive
-    """
-    from diffembed import verbs
-
-    verbs.index(paths, into, model=model, chunking=chunking.value if chunking else None, as_json=as_json)
-
-
+cli_index.add_commands(app)
+cli_cluster.add_commands(app)
 cli_bulk.add_commands(app)
 cli_training.add_commands(app)
 

@@ -149,14 +149,15 @@ def duration(seconds: float) -> str:
 
 
 def _plain_progress(what: str) -> Progress:
-    last = time.monotonic()
+    began = last = time.monotonic()
 
     def tick(done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= _PLAIN_PROGRESS_SECONDS:
             last = now
-            remark(f"{what}: {done} of {total}" if total else f"{what}: {done}")
+            left = f", {duration((now - began) * (total - done) / done)} left" if 0 < done < total else ""
+            remark(f"{what}: {done} of {total}{left}" if total else f"{what}: {done}")
 
     return tick
 
@@ -198,7 +199,7 @@ def show_hits(hits: Sequence[Any]) -> None:
     """Ranked chunks on stdout: place, score, and the text around the best sentence, which is marked.
 
     On a terminal the mark is a colour, otherwise ``»…«``. Long chunks are shown in part, with ``[…]`` where text was
-    left out; ``--json`` has every chunk whole.
+    left out; the chunks around a hit, where they were asked for, are shown whole. ``--json`` has every chunk whole.
     """
     if sys.stdout.isatty():
         _show_hits_in_colour(hits)
@@ -207,7 +208,7 @@ def show_hits(hits: Sequence[Any]) -> None:
         before, sentence, after = excerpt(hit.text, hit.best_sentence_span)
         emit(f"{rank}. {_place(hit)}  {hit.score:.3f}")
         body = f"{before}»{sentence}«{after}" if sentence else before + after
-        emit(_indented(body) + "\n")
+        emit("\n".join(_indented(part) for part in (*hit.before, body, *hit.after)) + "\n")
 
 
 def _show_hits_in_colour(hits: Sequence[Any]) -> None:
@@ -221,14 +222,18 @@ def _show_hits_in_colour(hits: Sequence[Any]) -> None:
         head.append(_place(hit), style="bold cyan")
         head.append(f"  {hit.score:.3f}", style="dim")
         before, sentence, after = (printable(part) for part in excerpt(hit.text, hit.best_sentence_span))
-        body = Text(before.lstrip("\n"), style="")
-        body.append(sentence, style="bold yellow")
-        body.append(after.rstrip())
+        body = Text("".join(f"{printable(text)}\n" for text in hit.before), style="dim")
+        body.append(before.lstrip("\n"), style="not dim")
+        body.append(sentence, style="not dim bold yellow")
+        body.append(after.rstrip(), style="not dim")
+        body.append("".join(f"\n{printable(text)}" for text in hit.after))
         console.print(head)
         console.print(Padding(body, (0, 0, 1, 3)))
 
 
 def _place(hit: Any) -> str:
+    if hit.path is None:
+        return printable(hit.key).replace("\n", " ")
     lines = f"{hit.line_start}" if hit.line_start == hit.line_end else f"{hit.line_start}-{hit.line_end}"
     return f"{printable(shown_path(hit.path))}:{lines}"
 

@@ -51,6 +51,7 @@ EXTRAS = {
     ),
     "eval": (("bm25s", "0.2.6"), ("pytrec-eval-terrier", "0.5.6"), ("sentence-transformers", "5.2")),
     "readers": (("pypdf", "5"), ("python-docx", "1.1")),
+    "qdrant": (("qdrant-client", "1.20"),),
     "langchain": (("langchain-core", "1.0"),),
     "llamaindex": (("llama-index-core", "0.14"),),
     "haystack": (("haystack-ai", "2.20"),),

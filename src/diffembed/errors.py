@@ -35,6 +35,20 @@ class IndexStoreError(DiffembedError):
     exit_code = 4
 
 
+class ClusterError(DiffembedError):
+    """A server of vectors cannot be reached, refused something, or did only part of it (exit code 1).
+
+    Attributes:
+        status: of its answer in HTTP; ``None`` where there was none.
+        failed: the documents that were not written as they should be.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, failed: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.status = status
+        self.failed = failed
+
+
 class RecipeError(DiffembedError):
     """A training recipe names something unknown or impossible (exit code 5)."""
 

@@ -1,4 +1,5 @@
-"""The verbs of the command line: each calls one public function and shows what it returns.
+"""The verbs of the command line: each calls one public function and shows what it returns (searching and indexes:
+``verbs_index.py``).
 
 ``cli.py`` says which options there are, this file what they do, ``console.py`` how it looks. Libraries are imported
 inside the verbs: a search should not wait for the modules of training.
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,41 +20,9 @@ from diffembed.errors import DiffembedError, InputError
 if TYPE_CHECKING:
     from diffembed.data.beir import Split
     from diffembed.models.export import Precision
-    from diffembed.text.chunking import Strategy
     from diffembed.vectors.embeddings import VectorDtype
 
-_NAMED = 3  # files named for each reason why some were left out
-
-
-def search(
-    query: str, paths: Sequence[Path], *, top: int, model: str, chunking: Strategy | None, as_json: bool
-) -> None:
-    """``diffembed search``."""
-    from diffembed.index import search_paths
-
-    start = time.perf_counter()
-    with console.progress("indexing") as tick:
-        report = search_paths(query, paths, top=top, model=model, chunking=chunking, progress=tick)
-    if as_json:
-        seconds = time.perf_counter() - start
-        console.emit_json({"query": query, "seconds": seconds, **_plain(report)})
-        return
-    _remark_refresh(report.refresh)
-    console.show_hits(report.hits)
-    if not report.hits:
-        console.remark("no hits: the index holds no text")
-
-
-def index(paths: Sequence[Path], into: Path, *, model: str, chunking: Strategy | None, as_json: bool) -> None:
-    """``diffembed index``."""
-    from diffembed.index import index_paths
-
-    with console.progress("indexing") as tick:
-        report = index_paths(paths, into, model=model, chunking=chunking, progress=tick)
-    if as_json:
-        console.emit_json({"index": str(into), **_plain(report)})
-        return
-    _remark_refresh(report, always=True)
+_NAMED = 3  # of what was left out, so many are named
 
 
 def encode(sources: Sequence[str], output: Path, options: dict[str, Any], *, as_json: bool) -> None:
@@ -364,21 +332,6 @@ def _describe(label: str, path: Path) -> dict[str, Any]:
         return row | {"name": "", "dims": [], "max_tokens": 0, "contextual": False, "state": str(error)}
     row |= {"name": config.name, "dims": list(config.dims), "max_tokens": config.max_tokens}
     return row | {"contextual": config.contextual, "state": "ok"}
-
-
-def _remark_refresh(report: Any, *, always: bool = False) -> None:
-    """What reading the files came to: on stderr, and only if there is something to say."""
-    added, changed, removed = len(report.added), len(report.changed), len(report.removed)
-    if always or added or changed or removed:
-        console.remark(f"files: {added} added, {changed} changed, {removed} removed, {report.unchanged} unchanged")
-    left_out: dict[str, list[str]] = {}
-    for path, reason in report.skipped:
-        left_out.setdefault(reason, []).append(console.shown_path(path))
-    for path in report.truncated:
-        left_out.setdefault("the end of a piece longer than the model reads", []).append(console.shown_path(path))
-    for reason, found in left_out.items():
-        more = f" and {len(found) - _NAMED} more (--json lists them)" if len(found) > _NAMED else ""
-        console.remark(f"left out, {reason}: {', '.join(found[:_NAMED])}{more}")
 
 
 def _plain(report: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import typer.main
 from typer.testing import CliRunner
 
 from diffembed.cli import app
@@ -37,6 +38,16 @@ class Ran:
         for word in words:
             assert word in lines[0]
         assert self.stdout == ""
+
+
+def parsed(words: list[str]) -> Any:
+    """The context of the command that some words (without ``diffembed``) call; parses them and runs nothing."""
+    command: Any = typer.main.get_command(app)
+    context = None
+    while hasattr(command, "resolve_command"):
+        context = command.make_context("diffembed", list(words), parent=context, resilient_parsing=True)
+        _, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
+    return command.make_context("example", words, parent=context)
 
 
 def run(*args: str | Path, stdin: str | None = None) -> Ran:

@@ -10,21 +10,25 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import typer.main
-from tests.cli.invoke import REPO, process, run
+from tests.cli.invoke import REPO, parsed, process, run
 
 from diffembed import __version__, errors
-from diffembed.cli import app
 from diffembed.doctor import BUNDLED
 from diffembed.exits import EXIT_CODES, EXIT_DEFECT, EXIT_INTERRUPTED
 
 VERBS = [
     "search",
     "index",
+    "index add",
+    "index import",
+    "index export",
+    "index delete",
+    "index compact",
+    "index verify",
+    "index stats",
     "encode",
     "verify",
     "pretrain",
@@ -44,19 +48,13 @@ needs_bundled = pytest.mark.skipif(
 
 
 def test_help_of_every_verb_has_an_example_that_parses() -> None:
-    root: Any = typer.main.get_command(app)
     for verb in VERBS:
         shown = run(*verb.split(), "--help")
         assert shown.code == 0
         examples = re.findall(r"^ +(?:cat \S+ \| )?diffembed (.+)$", shown.stdout.partition("Example")[2], re.MULTILINE)
         assert examples, f"{verb} --help has no example"
         for example in examples:
-            words = shlex.split(example)
-            command: Any = root
-            context = root.make_context("diffembed", [], resilient_parsing=True)
-            while hasattr(command, "commands"):
-                command = command.commands[words.pop(0)]
-            assert command.make_context("example", words, parent=context)
+            assert parsed(shlex.split(example))
 
 
 def test_every_data_verb_has_json() -> None:

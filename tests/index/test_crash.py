@@ -1,7 +1,11 @@
-"""kill -9 at random moments: what is committed stays, nothing is half there, and the next run goes on."""
+"""kill -9 at random moments: what is committed stays, nothing is half there, and the next run goes on.
+
+``DIFFEMBED_KILLS`` says how many kills are wanted (100 for the long run).
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -16,8 +20,8 @@ import pytest
 from diffembed.index import Index
 from diffembed.index.catalog import Catalog
 
-ROUNDS = 12
-KILLED = 4  # at least, of as many rounds as that takes
+KILLED = int(os.environ.get("DIFFEMBED_KILLS", "4"))  # at least, of as many rounds as that takes
+ROUNDS = max(12, KILLED)
 FILES = 40
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -25,9 +29,9 @@ INDEXER = """
 import sys
 sys.path[:0] = [{here!r}, {source!r}]
 from fake_encoder import FakeEncoder
-from diffembed.index import refresh, store
+from diffembed.index import compaction, refresh
 refresh.BATCH_CHUNKS = 4
-store.MERGE_ABOVE_SEGMENTS = 3
+compaction.MERGE_ABOVE_SEGMENTS = 3
 print("ready", flush=True)
 refresh.refresh_index(refresh.Path({into!r}), [{library!r}], encoder=FakeEncoder(delay=0.001), chunk_tokens=24)
 print("done", flush=True)
@@ -155,3 +159,49 @@ def test_two_processes_write(library: Path, tmp_path: Path, encoder: Any) -> Non
             assert "is being written by process" in errors.strip().splitlines()[-1]
     Index.build([library], tmp_path / "clean", encoder=encoder, chunk_tokens=24).close()
     assert state(into, encoder) == state(tmp_path / "clean", encoder)
+
+
+FILLER = """
+import json, sys
+sys.path[:0] = [{here!r}, {source!r}]
+from pathlib import Path
+from fake_encoder import FakeEncoder
+from diffembed.errors import IndexStoreError
+from diffembed.index import Index
+folder, encoder = Path({mount!r}), FakeEncoder()
+(folder / "filler").write_bytes(bytes(300_000))
+stored, said = 0, ""
+with Index.create(folder / "index", model=encoder) as index:
+    while not said:
+        batch = [{{"id": stored + n, "text": "owl number %d " % (stored + n) * 20}} for n in range(20)]
+        try:
+            stored += index.add(batch).added
+        except IndexStoreError as error:
+            said = str(error)
+(folder / "filler").unlink()
+with Index.open(folder / "index") as index:
+    kept = len(index.search("owl", top=1000, encoder=encoder, sentences=False))
+    problems = index.verify().problems
+    index._encoder = encoder
+    more = index.add([{{"id": "more", "text": "room again"}}]).added
+print(json.dumps([stored, kept, more, said, problems]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a small disk in a name space of its own")
+def test_a_disk_that_runs_full(tmp_path: Path) -> None:
+    mount = tmp_path / "small disk"
+    mount.mkdir()
+    code = FILLER.format(here=str(Path(__file__).parent), source=str(SOURCE), mount=str(mount))
+    script = tmp_path / "fill.py"
+    script.write_text(code)
+    commands = f"mount -t tmpfs -o size=1500k none {str(mount)!r} && exec {sys.executable} {str(script)!r}"
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", commands], capture_output=True, text=True, timeout=120)
+    if done.returncode and ("unshare:" in done.stderr or "mount:" in done.stderr):
+        pytest.skip(f"no small disk can be mounted here: {done.stderr.splitlines()[0]}")
+    assert done.returncode == 0, done.stderr
+    stored, kept, more, said, problems = json.loads(done.stdout)
+    assert stored >= 20
+    assert (kept, more, problems) == (stored, 1, [])
+    assert "No space left on device" in said or "the disk is full" in said
+    assert "the index is as it was before" in said

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from diffembed.errors import IndexStoreError, InputError
-from diffembed.index import Index
+from diffembed.index import Index, compaction
 from diffembed.index import refresh as refresh_module
-from diffembed.index import store as store_module
 from diffembed.index.refresh import RefreshReport, refresh_index
 from diffembed.index.storage import writer_lock
 
@@ -39,8 +38,8 @@ def contents(into: Path) -> dict[str, list[str]]:
         assert index._snapshot is not None
         live = [
             i
-            for s, m in zip(index._snapshot.segments, index._snapshot.live, strict=True)
-            for i in (s.ids if m is None else s.ids[m]).tolist()
+            for part in index._snapshot.parts
+            for i in part.segment.ids[slice(None) if part.live is None else part.live].tolist()
         ]
         assert sorted(live) == [row[0] for row in rows]
     found: dict[str, list[str]] = {}
@@ -207,7 +206,7 @@ def test_progress_counts_files(library: Path, tmp_path: Path, encoder: Any) -> N
 def test_small_segments_are_merged_and_dead_rows_dropped(
     tmp_path: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "MERGE_ABOVE_SEGMENTS", 3)
+    monkeypatch.setattr(compaction, "MERGE_ABOVE_SEGMENTS", 3)
     library, into = tmp_path / "many", tmp_path / "index"
     for number in range(30):
         write(library / f"{number % 5}.txt", f"text number {number} of many", seconds_ago=100 - number)
@@ -219,8 +218,8 @@ def test_small_segments_are_merged_and_dead_rows_dropped(
 
 
 def test_merged_segments_keep_their_size(tmp_path: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "MERGE_ABOVE_SEGMENTS", 2)
-    monkeypatch.setattr(store_module, "MERGED_ROWS", 6)
+    monkeypatch.setattr(compaction, "MERGE_ABOVE_SEGMENTS", 2)
+    monkeypatch.setattr(compaction, "MERGED_ROWS", 6)
     monkeypatch.setattr(refresh_module, "BATCH_CHUNKS", 2)
     library, into = tmp_path / "many", tmp_path / "index"
     for number in range(16):

@@ -121,8 +121,8 @@ def mine_negatives(
         into: the ``.jsonl`` file to write.
         model: as for ``Encoder.load``, ``st:NAME_OR_PATH``, or an encoder with int8 vectors.
         index: an index folder; its chunks are the candidates, and its model is the default. A chunk that holds the
-            document of the query, or is part of it, is none. (Over 64 million values an index ranks by sign bits
-            first, see ``index/scan.py``; everything else is searched exactly.)
+            document of the query, or is part of it, is none. (Sealed segments of an index are searched through
+            their coarse index, see ``index/scan.py``; everything else exactly.)
         corpus: a JSONL file with ``_id``, ``text`` and maybe ``title``: the candidates for pair rows. A row's
             ``document_id`` names an ``_id``.
         split: which queries are asked: ``train`` and ``dev`` by the hash of the query's id (of a pair row: of its

@@ -1,8 +1,17 @@
 """From text on disk to ranked chunks: a catalog, immutable vector segments, and the search over them."""
 
 from diffembed.index.encoding import Hit
-from diffembed.index.folder import SearchReport, index_paths, search_paths
+from diffembed.index.folder import SearchReport, index_paths, search_paths, watch_paths, watch_search
 from diffembed.index.index import Index
 from diffembed.index.refresh import RefreshReport
 
-__all__ = ["Hit", "Index", "RefreshReport", "SearchReport", "index_paths", "search_paths"]
+__all__ = [
+    "Hit",
+    "Index",
+    "RefreshReport",
+    "SearchReport",
+    "index_paths",
+    "search_paths",
+    "watch_paths",
+    "watch_search",
+]

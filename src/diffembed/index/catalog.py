@@ -1,7 +1,8 @@
-"""The catalog of an index: one SQLite file with settings, documents, chunks, segments and the ids of deleted chunks.
+"""The catalog of an index: one SQLite file with settings, documents, chunks, segments and what of them is deleted.
 
 Journal in WAL mode with ``synchronous=FULL``: a commit is on disk when it returns. Every change of the index is one
-transaction that also raises ``generation``, by which readers notice that their snapshot is old.
+transaction that also raises ``generation``, by which readers notice that their snapshot is old. ``schema.py`` has the
+tables, ``lexical.py`` the full-text index beside them.
 """
 
 from __future__ import annotations
@@ -9,121 +10,46 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import wraps
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import ParamSpec, TypeVar, cast
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from diffembed.errors import IndexStoreError
-from diffembed.text.chunking import Chunk, Strategy
-from diffembed.text.readers import TextKind
+from diffembed.index import lexical
+from diffembed.index.connection import can_write, connect, errors_named, explained
+from diffembed.index.schema import (
+    APPLICATION_ID,
+    CHUNK_COLUMNS,
+    DOCUMENT_COLUMNS,
+    FORMAT,
+    SCHEMA,
+    NewDocument,
+    Settings,
+    State,
+    StoredChunk,
+    StoredDocument,
+    StoredSegment,
+    checked,
+    chunk_row,
+    facts_of,
+    metadata_text,
+    row_crc,
+    stored_chunk,
+)
 from diffembed.text.walk import INDEX_MARKER
 
 CATALOG_NAME = INDEX_MARKER
-FORMAT = 1
-APPLICATION_ID = 0x44464D42  # "DFMB"
-_BUSY_SECONDS = 30.0
 _IDS_AT_ONCE = 10_000
+_TOMBSTONES = 64  # rows of ``deleted`` of one segment before they are written as one
 
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE documents (
-    id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-    content_hash TEXT NOT NULL, kind TEXT NOT NULL);
-CREATE TABLE segments (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rows INTEGER NOT NULL);
-CREATE TABLE chunks (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL REFERENCES documents (id),
-    start INTEGER NOT NULL, "end" INTEGER NOT NULL, line_start INTEGER NOT NULL, line_end INTEGER NOT NULL,
-    text TEXT NOT NULL);
-CREATE INDEX chunks_document ON chunks (document);
-CREATE TABLE deleted (chunk INTEGER PRIMARY KEY);
-CREATE TABLE unreadable (
-    path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
-"""
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What an index was made with; it is searched and added to only with the same."""
-
-    model: str
-    fingerprint: str
-    dims: int
-    contextual: bool
-    chunk_tokens: int
-    dtype: str = "int8"
-    chunking: Strategy = "structure"  # what an index without this key was made with
-
-
-@dataclass(frozen=True, slots=True)
-class StoredDocument:
-    """What is known of a file: enough to tell whether it changed."""
-
-    id: int
-    path: str
-    size: int
-    mtime_ns: int
-    content_hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class NewDocument:
-    """A file about to be stored, with its chunks."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    content_hash: str
-    kind: TextKind
-    chunks: Sequence[Chunk]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredChunk:
-    """A chunk with the path and kind of its document."""
-
-    id: int
-    path: str
-    kind: TextKind
-    chunk: Chunk
-
-
-@dataclass(frozen=True, slots=True)
-class StoredSegment:
-    """A segment file in the catalog."""
-
-    id: int
-    name: str
-    rows: int
-
-
-def _sqlite_errors_named(function: Callable[P, T]) -> Callable[P, T]:
-    """SQLite's errors as ``IndexStoreError`` with the folder and what to do."""
-
-    @wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return function(*args, **kwargs)
-        except sqlite3.Error as error:
-            raise _explained(cast(Catalog, args[0]).folder, error) from None
-
-    return wrapper
-
-
-def _explained(folder: Path, error: sqlite3.Error) -> IndexStoreError:
-    text = str(error)
-    if "locked" in text or "busy" in text:
-        return IndexStoreError(f"{folder} is being written by another process; wait until it has ended")
-    if "full" in text:
-        return IndexStoreError(f"{folder}: the disk is full; make room and index again, the index is as it was before")
-    if "readonly" in text or "unable to open" in text:
-        return IndexStoreError(f"{folder} cannot be written ({text}); check its rights")
-    return IndexStoreError(f"the catalog of {folder} is damaged ({text}); delete that folder and index the files again")
+IdArray = npt.NDArray[np.int64]
 
 
 class Catalog:
@@ -132,6 +58,7 @@ class Catalog:
     def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
         self.folder = folder
         self._db = connection
+        self._next: State | None = None  # what the transaction under way will leave
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
@@ -146,19 +73,18 @@ class Catalog:
         temporary = folder / (CATALOG_NAME + TEMPORARY_SUFFIX)
         temporary.unlink(missing_ok=True)
         try:
-            db = sqlite3.connect(temporary, isolation_level=None)
-            db.execute("PRAGMA synchronous=FULL")
-            db.executescript(f"BEGIN; {_SCHEMA}")
+            db = connect(temporary, wal=False)
+            db.executescript(f"BEGIN; {SCHEMA} {'' if settings.vectors_only else lexical.SCHEMA}")
             db.execute(f"PRAGMA application_id={APPLICATION_ID}")
             db.execute(f"PRAGMA user_version={FORMAT}")
-            values = {"settings": json.dumps(asdict(settings)), "generation": "0"}
-            db.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
+            state = State(json.dumps(asdict(settings)), generation=0, documents=0, rows=0, next_row=1)
+            db.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?, ?, ?)", state.row())
             db.execute("COMMIT")
             db.close()
             os.rename(temporary, folder / CATALOG_NAME)
             fsync_folder(folder)
         except sqlite3.Error as error:
-            raise _explained(folder, error) from None
+            raise explained(folder, error) from None
 
     @classmethod
     def open(cls, folder: Path) -> Catalog:
@@ -172,7 +98,7 @@ class Catalog:
             raise IndexStoreError(f"{folder} is not an index; make one with: diffembed index PATH --into {folder}")
         db: sqlite3.Connection | None = None
         try:
-            db = cls._connect(path)
+            db = connect(path)
             if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
                 raise sqlite3.DatabaseError("not a catalog of diffembed")
             version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -186,32 +112,8 @@ class Catalog:
         except (sqlite3.Error, IndexStoreError) as error:
             if db is not None:
                 db.close()
-            raise (_explained(folder, error) if isinstance(error, sqlite3.Error) else error) from None
+            raise (explained(folder, error) if isinstance(error, sqlite3.Error) else error) from None
         return catalog
-
-    @staticmethod
-    def _connect(path: Path) -> sqlite3.Connection:
-        if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
-            db = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False)
-            try:
-                db.execute("PRAGMA journal_mode=WAL")
-                db.execute("PRAGMA synchronous=FULL")
-                db.execute("PRAGMA foreign_keys=ON")
-            except sqlite3.Error:
-                db.close()
-                raise
-            return db
-        # On a read-only disk nobody writes, and WAL's shared memory could not be made. Without it SQLite would not see
-        # what a killed writer has left in the journal.
-        journal = path.with_name(path.name + "-wal")
-        if journal.exists() and journal.stat().st_size:
-            raise IndexStoreError(
-                f"{path.parent} cannot be written and holds an unfinished write; open it once where it can be written"
-            )
-        from urllib.parse import quote
-
-        uri = f"file:{quote(str(path))}?immutable=1"
-        return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
 
     def close(self) -> None:
         """Close the file; the catalog cannot be used afterwards."""
@@ -224,7 +126,7 @@ class Catalog:
             self._db.execute("BEGIN")
             yield
         except sqlite3.Error as error:
-            raise _explained(self.folder, error) from None
+            raise explained(self.folder, error) from None
         finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -234,137 +136,260 @@ class Catalog:
         """One transaction; raises ``generation`` by one. Undone as a whole when the block raises."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
+            state = self.state()
+            self._next = replace(state, generation=state.generation + 1)
             yield
-            self._db.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+            self._db.execute(
+                "UPDATE state SET id = ?, settings = ?, generation = ?, documents = ?, rows = ?, next_row = ?, crc = ?",
+                self._next.row(),
+            )
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            raise _explained(self.folder, error) from None
+            raise explained(self.folder, error) from None
         finally:
+            self._next = None
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.folder / CATALOG_NAME
+
+    @property
+    def writable(self) -> bool:
+        """Whether it lies where this process can write."""
+        return can_write(self.path)
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """For checks that read more than fits in a list."""
+        return self._db
+
+    @errors_named
+    def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query of another module of this package."""
+        return self._db.execute(sql, values).fetchall()
+
+    @errors_named
+    def lexical(self, query: str, top: int, within: IdArray | None = None) -> list[tuple[int, float]]:
+        """Chunks that share words with a query, with their BM25 (``lexical.search``)."""
+        return lexical.search(self._db, query, top, within)
+
     # Reading
 
-    @_sqlite_errors_named
+    @errors_named
+    def state(self) -> State:
+        """Settings, generation and counts; inside ``writing()`` what they will be."""
+        if self._next is not None:
+            return self._next
+        rows = self._db.execute("SELECT * FROM state").fetchall()
+        if len(rows) != 1:
+            raise sqlite3.DatabaseError("its state is missing")
+        checked(rows[0])
+        return State(*rows[0][1:-1])
+
     def settings(self) -> Settings:
         """What the index was made with."""
-        row = self._db.execute("SELECT value FROM meta WHERE key = 'settings'").fetchone()
         try:
-            return Settings(**json.loads(row[0]))
+            return Settings(**json.loads(self.state().settings))
         except (TypeError, ValueError):
-            raise sqlite3.DatabaseError("its settings are unreadable") from None
+            raise explained(self.folder, sqlite3.DatabaseError("its settings are unreadable")) from None
 
-    @_sqlite_errors_named
     def generation(self) -> int:
         """Grows with every change of the index."""
-        return int(self._db.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()[0])
+        return self.state().generation
 
-    @_sqlite_errors_named
-    def documents(self) -> list[StoredDocument]:
-        """All files of the index."""
-        rows = self._db.execute("SELECT id, path, size, mtime_ns, content_hash FROM documents ORDER BY path")
-        return [StoredDocument(*row) for row in rows]
-
-    @_sqlite_errors_named
     def counts(self) -> tuple[int, int]:
-        """How many documents and chunks there are."""
-        documents, chunks = self._db.execute(
-            "SELECT (SELECT count(*) FROM documents), (SELECT count(*) FROM chunks)"
-        ).fetchone()
-        return int(documents), int(chunks)
+        """How many documents and live rows (chunks, or vectors) there are."""
+        state = self.state()
+        return state.documents, state.rows
 
-    @_sqlite_errors_named
+    def documents(self, *, files_only: bool = False) -> Iterator[StoredDocument]:
+        """All documents by key."""
+        where = "WHERE is_file" if files_only else ""
+        try:
+            for row in self._db.execute(f"SELECT {DOCUMENT_COLUMNS} FROM documents {where} ORDER BY key"):
+                yield StoredDocument.of(row)
+        except sqlite3.Error as error:
+            raise explained(self.folder, error) from None
+
+    @errors_named
+    def document(self, key: str) -> StoredDocument | None:
+        """The document of a key."""
+        row = self._db.execute(f"SELECT {DOCUMENT_COLUMNS} FROM documents WHERE key = ?", (key,)).fetchone()
+        return None if row is None else StoredDocument.of(row)
+
+    @errors_named
     def segments(self) -> list[StoredSegment]:
         """All segments, oldest first."""
-        return [StoredSegment(*row) for row in self._db.execute("SELECT id, name, rows FROM segments ORDER BY id")]
+        rows = self._db.execute("SELECT id, name, rows, tuning, crc FROM segments ORDER BY id").fetchall()
+        for row in rows:
+            checked(row)
+        return [StoredSegment(*row[:-1]) for row in rows]
 
-    @_sqlite_errors_named
-    def deleted(self) -> list[int]:
-        """Ids of chunks that are gone but whose vectors still stand in a segment, ascending."""
-        return [row[0] for row in self._db.execute("SELECT chunk FROM deleted ORDER BY chunk")]
+    @errors_named
+    def deleted(self, segment: int) -> IdArray:
+        """Ids of the rows of a segment that are gone though their vectors still stand in it, ascending."""
+        pieces = [np.empty(0, np.int64)]
+        for id_, blob, crc in self._db.execute("SELECT id, rows, crc FROM deleted WHERE segment = ?", (segment,)):
+            if _tombstone_crc(id_, segment, blob) != crc:
+                raise sqlite3.DatabaseError("a row fails its checksum")
+            pieces.append(np.frombuffer(blob, "<i8"))
+        return np.sort(np.concatenate(pieces)).astype(np.int64)
 
-    @_sqlite_errors_named
+    @errors_named
     def unreadable(self) -> dict[str, tuple[int, int, str]]:
         """``(size, mtime_ns, reason)`` of files that gave no text when they were last read."""
         return {row[0]: row[1:] for row in self._db.execute("SELECT path, size, mtime_ns, reason FROM unreadable")}
 
-    @_sqlite_errors_named
+    @errors_named
     def chunks(self, ids: Sequence[int]) -> list[StoredChunk]:
         """Chunks by id, in the order asked for.
 
         Raises:
             IndexStoreError: one of them is not there, so vectors and catalog do not belong together.
         """
-        found: dict[int, StoredChunk] = {}
+        rows = self._by_id("chunks", CHUNK_COLUMNS, ids)
+        owners = self._by_id("documents", DOCUMENT_COLUMNS, sorted({row[1] for row in rows.values()}))
+        documents = {id_: StoredDocument.of(row) for id_, row in owners.items()}
+        if not rows.keys() >= set(ids) or not documents.keys() >= {row[1] for row in rows.values()}:
+            raise sqlite3.DatabaseError("chunks of a segment are missing")
+        return [stored_chunk(rows[i], documents[rows[i][1]]) for i in ids]
+
+    def _by_id(self, table: str, columns: str, ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
+        found: dict[int, tuple[Any, ...]] = {}
         for start in range(0, len(ids), _IDS_AT_ONCE):
             asked = ids[start : start + _IDS_AT_ONCE]
-            rows = self._db.execute(
-                'SELECT c.id, d.path, d.kind, c.text, c.start, c."end", c.line_start, c.line_end FROM chunks c '
-                f"JOIN documents d ON d.id = c.document WHERE c.id IN ({','.join('?' * len(asked))})",
-                list(asked),
-            )
-            found.update((row[0], StoredChunk(row[0], row[1], row[2], Chunk(*row[3:]))) for row in rows)
-        if not found.keys() >= set(ids):
-            raise sqlite3.DatabaseError("chunks of a segment are missing")
-        return [found[i] for i in ids]
+            marks = ",".join("?" * len(asked))
+            rows = self._db.execute(f"SELECT {columns} FROM {table} WHERE id IN ({marks})", list(asked))
+            found.update((row[0], row) for row in rows)
+        return found
 
-    @_sqlite_errors_named
-    def next_chunk_id(self) -> int:
+    def next_row(self) -> int:
         """The id that the next stored chunk gets; ids are never used twice."""
-        row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'chunks'").fetchone()
-        return int(row[0]) + 1 if row else 1
+        return self.state().next_row
 
     # Writing; to be called inside ``writing()``
 
-    def add_segment(self, name: str, rows: int) -> int:
-        """Enter a segment file; returns its id."""
-        return int(self._db.execute("INSERT INTO segments (name, rows) VALUES (?, ?)", (name, rows)).lastrowid or 0)
+    def add_segment(self, name: str, rows: int, tuning: str = "{}") -> int:
+        """Enter a segment file; returns its id, which is above those of all segments before it."""
+        id_ = int(self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM segments").fetchone()[0])
+        values = (id_, name, rows, tuning)
+        self._db.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", (*values, row_crc(values)))
+        return id_
 
     def remove_segments(self, ids: Iterable[int]) -> None:
-        """Strike out segments whose vectors have moved to another one or gone."""
-        self._db.executemany("DELETE FROM segments WHERE id = ?", [(i,) for i in ids])
+        """Strike out segments whose live vectors have moved to another one, and what was deleted of them."""
+        for id_ in ids:
+            self._db.execute("DELETE FROM segments WHERE id = ?", (id_,))
+            self._db.execute("DELETE FROM deleted WHERE segment = ?", (id_,))
 
-    def forget_deleted(self, chunks: Iterable[int]) -> None:
-        """These deleted chunks stand in no segment any more."""
-        self._db.executemany("DELETE FROM deleted WHERE chunk = ?", [(i,) for i in chunks])
-
-    def add_documents(self, documents: Iterable[NewDocument], first_chunk_id: int) -> None:
-        """Enter documents, their chunks numbered from ``first_chunk_id``; an older document of a path goes first."""
-        chunk_id = first_chunk_id
-        for new in documents:
-            self.remove_documents([new.path])
-            document = self._db.execute(
-                "INSERT INTO documents (path, size, mtime_ns, content_hash, kind) VALUES (?, ?, ?, ?, ?)",
-                (new.path, new.size, new.mtime_ns, new.content_hash, new.kind),
-            ).lastrowid
-            self._db.executemany(
-                "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (chunk_id + n, document, c.start, c.end, c.line_start, c.line_end, c.text)
-                    for n, c in enumerate(new.chunks)
-                ],
-            )
-            chunk_id += len(new.chunks)
-
-    def remove_documents(self, paths: Iterable[str]) -> None:
-        """Strike out documents and their chunks, and what is known of unreadable files of these paths."""
-        for path in paths:
-            self._db.execute("DELETE FROM unreadable WHERE path = ?", (path,))
-            row = self._db.execute("SELECT id FROM documents WHERE path = ?", (path,)).fetchone()
-            if row is None:
-                continue
-            self._db.execute("INSERT INTO deleted SELECT id FROM chunks WHERE document = ?", row)
-            self._db.execute("DELETE FROM chunks WHERE document = ?", row)
-            self._db.execute("DELETE FROM documents WHERE id = ?", row)
-
-    def touch_document(self, path: str, size: int, mtime_ns: int, *, was: str | None = None) -> None:
-        """A document has the content it had, but another time stamp, or another path than it ``was`` at."""
-        self._db.execute("DELETE FROM unreadable WHERE path = ?", (path,))
+    def bury(self, segment: int, rows: IdArray) -> None:
+        """These rows of a segment are gone (see ``Store.bury``)."""
+        stones = self._db.execute("SELECT count(*) FROM deleted WHERE segment = ?", (segment,)).fetchone()[0]
+        if stones >= _TOMBSTONES:
+            rows = np.concatenate([self.deleted(segment), rows])
+            self._db.execute("DELETE FROM deleted WHERE segment = ?", (segment,))
+        id_ = int(self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM deleted").fetchone()[0])
+        blob = np.sort(rows).astype("<i8").tobytes()
         self._db.execute(
-            "UPDATE documents SET path = ?, size = ?, mtime_ns = ? WHERE path = ?", (path, size, mtime_ns, was or path)
+            "INSERT INTO deleted VALUES (?, ?, ?, ?)", (id_, segment, blob, _tombstone_crc(id_, segment, blob))
         )
 
-    def add_unreadable(self, path: str, size: int, mtime_ns: int, reason: str) -> None:
-        """A file gave no text, so that it need not be read again until it changes; its old document goes."""
-        self.remove_documents([path])
+    def count(self, *, documents: int = 0, rows: int = 0, next_row: int | None = None) -> None:
+        """Change the counts by so many; ``next_row`` is set."""
+        state = self.state()
+        self._next = replace(
+            state,
+            documents=state.documents + documents,
+            rows=state.rows + rows,
+            next_row=state.next_row if next_row is None else next_row,
+        )
+
+    def add_documents(self, documents: Iterable[NewDocument]) -> IdArray:
+        """Enter documents, their chunks numbered from ``next_row()``; older documents of their keys go.
+
+        Returns:
+            The ids of the chunks that went, to be buried.
+        """
+        gone = [np.empty(0, np.int64)]
+        for new in documents:
+            gone.append(self.remove_documents([new.key]))
+            self._add_document(new)
+        return np.concatenate(gone)
+
+    def _add_document(self, new: NewDocument) -> None:
+        first, metadata = self.next_row(), metadata_text(new.metadata)
+        id_ = int(self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM documents").fetchone()[0])
+        document = StoredDocument(
+            *(id_, new.key, new.is_file, new.size, new.mtime_ns, new.content_hash, new.kind, metadata, first),
+            len(new.chunks),
+        )
+        self._db.execute(f"INSERT INTO documents VALUES ({','.join('?' * 11)})", document.row())
+        rows = [chunk_row(first + n, id_, chunk) for n, chunk in enumerate(new.chunks)]
+        self._db.executemany("INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        lexical.add(self._db, first, len(rows))
+        self._add_facts(id_, new.metadata)
+        self.count(documents=1, rows=len(rows), next_row=first + len(rows))
+
+    def _add_facts(self, document: int, metadata: Mapping[str, Any]) -> None:
+        self._db.executemany("INSERT INTO facts VALUES (?, ?, ?, ?)", [(*f, document) for f in set(facts_of(metadata))])
+
+    def _remove_facts(self, document: StoredDocument) -> None:
+        self._db.executemany(
+            "DELETE FROM facts WHERE field = ? AND type = ? AND value = ? AND document = ?",
+            [(*fact, document.id) for fact in set(facts_of(json.loads(document.metadata)))],
+        )
+
+    def remove_documents(self, keys: Iterable[str]) -> IdArray:
+        """Strike out documents and their chunks, and what is known of unreadable files of these paths.
+
+        Returns:
+            The ids of the chunks that went, to be buried.
+        """
+        gone = [np.empty(0, np.int64)]
+        for key in keys:
+            self._db.execute("DELETE FROM unreadable WHERE path = ?", (key,))
+            document = self.document(key)
+            if document is None:
+                continue
+            first, end = document.first_chunk, document.first_chunk + document.chunks
+            lexical.remove(self._db, first, document.chunks)
+            self._remove_facts(document)
+            self._db.execute("DELETE FROM chunks WHERE id >= ? AND id < ?", (first, end))
+            self._db.execute("DELETE FROM documents WHERE id = ?", (document.id,))
+            self.count(documents=-1, rows=-document.chunks)
+            gone.append(np.arange(first, end, dtype=np.int64))
+        return np.concatenate(gone)
+
+    def touch_document(self, path: str, size: int, mtime_ns: int, *, was: str | None = None) -> None:
+        """A file has the content it had, but another time stamp, or another path than it ``was`` at."""
+        self._db.execute("DELETE FROM unreadable WHERE path = ?", (path,))
+        document = self.document(was or path)
+        if document is not None:
+            self._change(replace(document, key=path, size=size, mtime_ns=mtime_ns))
+
+    def set_metadata(self, document: StoredDocument, metadata: Mapping[str, Any]) -> None:
+        """Give a document other metadata."""
+        self._remove_facts(document)
+        self._add_facts(document.id, metadata)
+        self._change(replace(document, metadata=metadata_text(metadata)))
+
+    def _change(self, document: StoredDocument) -> None:
+        columns = ", ".join(f"{name} = ?" for name in DOCUMENT_COLUMNS.split(", "))
+        self._db.execute(f"UPDATE documents SET {columns} WHERE id = ?", (*document.row(), document.id))
+
+    def add_unreadable(self, path: str, size: int, mtime_ns: int, reason: str) -> IdArray:
+        """A file gave no text, so that it need not be read again until it changes; its old document goes.
+
+        Returns:
+            The ids of the chunks that went, to be buried.
+        """
+        gone = self.remove_documents([path])
         self._db.execute("INSERT INTO unreadable VALUES (?, ?, ?, ?)", (path, size, mtime_ns, reason))
+        return gone
+
+
+def _tombstone_crc(id_: int, segment: int, blob: bytes) -> int:
+    return zlib.crc32(blob, zlib.crc32(struct.pack("<qq", id_, segment)))

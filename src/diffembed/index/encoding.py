@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from diffembed.errors import IndexStoreError
-from diffembed.index.catalog import Settings, StoredChunk
-from diffembed.index.scan import cosines_with
+from diffembed.index.rescoring import cosines_with
+from diffembed.index.schema import Settings, StoredChunk
 from diffembed.index.segments import Int8Rows, row_norms
 from diffembed.text.batching import IntArray
 from diffembed.text.sentences import Span, sentences, trimmed
@@ -55,17 +55,22 @@ class Hit:
     """A chunk that was found.
 
     Attributes:
-        path: the file, absolute.
+        path: the file, absolute; ``None`` of a record.
         line_start: first line of the chunk, from 1.
         line_end: last line, inclusive.
-        score: cosine with the query, from -1 to 1.
+        score: what the hits are in order of: the cosine, or with ``hybrid`` the fused score.
         text: the chunk.
         best_sentence: the sentence of the chunk that is closest to the query (a line, in code).
         best_sentence_span: its ``(start, end)`` in ``text``, in characters.
         chunk_id: the chunk's number in the index.
+        key: the id of the record, or the path as a string.
+        metadata: of the document.
+        cosine: with the query, from -1 to 1.
+        bm25: of the words shared with the query; ``None`` without ``hybrid``, 0 where no word is shared.
+        before, after: the chunks around it in the document, in reading order, as many as were asked for.
     """
 
-    path: Path
+    path: Path | None
     line_start: int
     line_end: int
     score: float
@@ -73,11 +78,17 @@ class Hit:
     best_sentence: str
     best_sentence_span: Span
     chunk_id: int
+    key: str
+    metadata: Mapping[str, Any]
+    cosine: float
+    bm25: float | None = None
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "path": str(self.path),
+        """Plain values for JSON; ``bm25``, ``before`` and ``after`` only where there are any."""
+        plain: dict[str, Any] = {
+            "path": None if self.path is None else str(self.path),
             "line_start": self.line_start,
             "line_end": self.line_end,
             "score": self.score,
@@ -85,7 +96,12 @@ class Hit:
             "best_sentence": self.best_sentence,
             "best_sentence_span": list(self.best_sentence_span),
             "chunk_id": self.chunk_id,
+            "key": self.key,
+            "metadata": dict(self.metadata),
+            "cosine": self.cosine,
         }
+        more = {"bm25": self.bm25, "before": list(self.before), "after": list(self.after)}
+        return plain | {name: value for name, value in more.items() if value not in (None, [])}
 
 
 def load_encoder(model: str) -> TextEncoder:
@@ -95,7 +111,7 @@ def load_encoder(model: str) -> TextEncoder:
     return Encoder.load(model)
 
 
-def check_model(folder: Path, settings: Settings, encoder: TextEncoder) -> None:
+def check_model(folder: Path | str, settings: Settings, encoder: TextEncoder) -> None:
     """Refuse a model that an index was not made with.
 
     Raises:
@@ -103,6 +119,11 @@ def check_model(folder: Path, settings: Settings, encoder: TextEncoder) -> None:
     """
     if (encoder.fingerprint, encoder.dims[-1]) == (settings.fingerprint, settings.dims):
         return
+    if not settings.fingerprint:
+        raise IndexStoreError(
+            f"nobody knows which model made the vectors of {folder}; search it with vectors (search_vectors), or "
+            "import them again naming the model"
+        )
     raise IndexStoreError(
         f"{folder} was made by model {settings.model} ({settings.fingerprint[:12]}, {settings.dims} dims), not by "
         f"{encoder.model_id} ({encoder.fingerprint[:12]}, {encoder.dims[-1]} dims); use that model, or index again "
@@ -133,10 +154,8 @@ def encode_chunks(
     return rows, sorted(cut)
 
 
-def mark_hits(
-    encoder: TextEncoder, query_D: Int8Rows, found: Sequence[StoredChunk], scores: Sequence[float]
-) -> list[Hit]:
-    """Hits with their best sentence: only the sentences of what is returned are encoded."""
+def best_sentences(encoder: TextEncoder, query_D: Int8Rows, found: Sequence[StoredChunk]) -> list[Span]:
+    """Where the best sentence of each chunk stands: only the sentences of what is returned are encoded."""
     spans = [_candidates(stored) for stored in found]
     unclear = [number for number, choices in enumerate(spans) if len(choices) > 1]
     best = [choices[0] for choices in spans]
@@ -149,19 +168,7 @@ def mark_hits(
             count = len(spans[number])
             best[number] = spans[number][int(np.argmax(cosines[at : at + count]))]
             at += count
-    return [
-        Hit(
-            path=Path(stored.path),
-            line_start=stored.chunk.line_start,
-            line_end=stored.chunk.line_end,
-            score=float(score),
-            text=stored.chunk.text,
-            best_sentence=stored.chunk.text[span[0] : span[1]],
-            best_sentence_span=span,
-            chunk_id=stored.id,
-        )
-        for stored, score, span in zip(found, scores, best, strict=True)
-    ]
+    return best
 
 
 def _candidates(stored: StoredChunk) -> list[Span]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diffembed.errors import InputError
 from diffembed.index.catalog import Catalog
-from diffembed.index.encoding import Hit, Progress, load_encoder
+from diffembed.index.encoding import Hit, Progress, TextEncoder, load_encoder
+from diffembed.index.filters import Where, parse_filter
+from diffembed.index.fusion import DENSE_WEIGHT, Fusion
 from diffembed.index.index import Index
 from diffembed.index.refresh import RefreshReport, check_chunking, refresh_index
+from diffembed.index.schema import FORMAT
+from diffembed.index.watch import WATCH_SECONDS, check_interval, watch_index
 from diffembed.text.chunking import Strategy
 from diffembed.text.walk import resolve_roots
 
@@ -72,12 +76,34 @@ def index_paths(
     )
 
 
+def watch_paths(
+    paths: Sequence[str | Path],
+    into: str | Path,
+    *,
+    model: str = "default",
+    chunking: Strategy | None = None,
+    seconds: float = WATCH_SECONDS,
+    progress: Progress | None = None,
+) -> Iterator[RefreshReport]:
+    """``index_paths``, and again whenever files have changed; ends when the caller stops asking (see ``watch.py``)."""
+    check_interval(seconds)
+    resolve_roots(paths)
+    encoder = load_encoder(model)
+    yield from watch_index(Path(into), paths, encoder=encoder, chunking=chunking, seconds=seconds, progress=progress)
+
+
 def search_paths(
     query: str,
     paths: Sequence[str | Path],
     *,
     top: int = 10,
-    model: str = "default",
+    where: Where | None = None,
+    hybrid: bool | Fusion = False,
+    weight: float = DENSE_WEIGHT,
+    group: bool = False,
+    exact: bool = False,
+    neighbours: int = 0,
+    model: TextEncoder | str = "default",
     chunking: Strategy | None = None,
     progress: Progress | None = None,
 ) -> SearchReport:
@@ -85,18 +111,21 @@ def search_paths(
 
     The index lives in the cache folder, one for each model and ``chunking`` (``None``: ``structure``) that the paths
     are searched with (see ``index_folder``). If ``paths`` is the folder of an index made by ``index_paths``, that index
-    is searched as it is.
+    is searched as it is. ``where`` to ``neighbours`` are those of ``Index.search``.
 
     Raises:
-        InputError: an empty query, a path that is not there, no text to read, another chunking than an index has.
+        InputError: an empty query, a path that is not there, no text to read, another chunking than an index has, a
+            filter that is none.
         IndexStoreError: the index is damaged, locked, or was made by another model.
     """
     if not query.strip():
         raise InputError("the query is empty; say what to look for")
     if top < 1:
         raise InputError(f"top is {top}; ask for at least 1 result")
+    if where is not None:
+        parse_filter(where)  # before a model is loaded and files are read
     roots = resolve_roots(paths)
-    encoder = load_encoder(model)
+    encoder = load_encoder(model) if isinstance(model, str) else model
     report = RefreshReport()
     if len(roots) == 1 and Catalog.exists(roots[0]):
         folder = roots[0]
@@ -106,8 +135,42 @@ def search_paths(
     with Index.open(folder) as index:
         check_chunking(folder, index.settings, chunking)
         start = time.perf_counter()
-        hits = index.search(query, top=top, encoder=encoder)
+        hits = index.search(
+            query,
+            top=top,
+            where=where,
+            hybrid=hybrid,
+            weight=weight,
+            group=group,
+            exact=exact,
+            neighbours=neighbours,
+            encoder=encoder,
+        )
     return SearchReport(tuple(hits), folder, report, time.perf_counter() - start)
+
+
+def watch_search(
+    query: str, paths: Sequence[str | Path], *, seconds: float = WATCH_SECONDS, model: str = "default", **options: Any
+) -> Iterator[SearchReport]:
+    """``search_paths``, and again whenever files under ``paths`` have changed; ends when the caller stops asking.
+
+    Args:
+        query, paths: as of ``search_paths``; an index folder cannot be watched.
+        seconds: how long to wait between two looks.
+        model: name, directory or hub id; loaded once.
+        options: those of ``search_paths``.
+    """
+    check_interval(seconds)
+    roots = resolve_roots(paths)
+    if len(roots) == 1 and Catalog.exists(roots[0]):
+        raise InputError(f"{roots[0]} is an index, not a folder of files; watch the files that it was made from")
+    encoder = load_encoder(model)
+    yield search_paths(query, paths, model=encoder, **options)
+    while True:
+        time.sleep(seconds)
+        report = search_paths(query, paths, model=encoder, **options)
+        if report.refresh.anything:
+            yield report
 
 
 def index_folder(roots: Sequence[Path], fingerprint: str, chunking: Strategy = "structure") -> Path:
@@ -115,6 +178,8 @@ def index_folder(roots: Sequence[Path], fingerprint: str, chunking: Strategy = "
 
     Under ``$XDG_CACHE_HOME``, else ``~/.cache``.
     """
+    # An index of an older format is left alone: another one is made beside it.
+    fingerprint = f"{fingerprint} format {FORMAT}"
     made_by = fingerprint if chunking == "structure" else f"{fingerprint} {chunking}"
     key = "\0".join([made_by, *sorted(map(str, roots))])
     cache = os.environ.get("XDG_CACHE_HOME", "")

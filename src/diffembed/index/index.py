@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
-from diffembed.errors import IndexStoreError, InputError
-from diffembed.index.catalog import Catalog, Settings, StoredChunk
-from diffembed.index.encoding import Hit, Progress, TextEncoder, check_model, load_encoder, mark_hits
-from diffembed.index.refresh import RefreshReport, refresh_index
-from diffembed.index.scan import Snapshot
-from diffembed.index.segments import FloatArray, Int8Rows
-from diffembed.index.store import live_mask, open_listed, remove_orphans_if_idle
+from diffembed.index.catalog import Catalog
+from diffembed.index.encoding import Progress, TextEncoder, load_encoder
+from diffembed.index.reading import IndexReader
+from diffembed.index.refresh import RefreshReport, refresh_index, settings_for
+from diffembed.index.store import create_store, open_existing
 from diffembed.text.chunking import Strategy
 
-_ATTEMPTS = 3
+if TYPE_CHECKING:
+    from diffembed.index.checking import CheckReport, Stats
+    from diffembed.index.exchange import ExportReport
+    from diffembed.index.qdrant import QdrantIndex
+    from diffembed.index.qdrant_transfer import TransferReport
+    from diffembed.index.records import WriteReport
 
 
-class Index:
-    """An open index. Make one with :meth:`build`, open one with :meth:`open`.
+class Index(IndexReader):
+    """An open index. Make one with :meth:`build` or :meth:`create`, open one with :meth:`open`.
 
     Reading never waits for a writer. Every search sees one state of the index, the newest committed one. An object is
     for one thread at a time; several processes may read while one writes.
@@ -31,15 +33,6 @@ class Index:
         path: the folder.
         settings: what it was made with: model, width, chunking and chunk length.
     """
-
-    def __init__(self, path: Path, catalog: Catalog) -> None:
-        self.path = path
-        self.settings: Settings = catalog.settings()
-        self._catalog = catalog
-        weakref.finalize(self, catalog.close)
-        self._snapshot: Snapshot | None = None
-        self._generation = -1
-        self._encoder: TextEncoder | None = None
 
     @classmethod
     def build(
@@ -81,43 +74,45 @@ class Index:
         return index
 
     @classmethod
-    def open(cls, path: str | Path) -> Index:
-        """Open an index and check it.
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        model: TextEncoder | str | None = None,
+        dims: int | None = None,
+        vectors_only: bool = False,
+        fingerprint: str = "",
+        chunk_tokens: int | None = None,
+        chunking: Strategy | None = None,
+    ) -> Index:
+        """Make an empty index for records (:meth:`add`) or, with ``vectors_only``, for rows of vectors.
+
+        Args:
+            path: a folder that is new or empty.
+            model: an ``Encoder``, or the name of a model; ``None`` for ``default``, or with ``dims`` for one that is
+                not at hand: then every record brings its vectors, and searches are asked with vectors.
+            dims: width of the vectors; ``None`` for the model's own.
+            vectors_only: no texts, no metadata: rows of vectors under int64 ids of yours, as many as the disk holds.
+            fingerprint: of a model that is not at hand, if you know it; empty for unknown.
+            chunk_tokens, chunking: of a model that is at hand; see :meth:`build`.
 
         Raises:
-            IndexStoreError: not an index, damaged, or of another version.
+            InputError: the folder holds something, or settings that do not go together.
         """
-        folder = Path(path).resolve()
-        catalog = Catalog.open(folder)
-        try:
-            index = cls(folder, catalog)
-            remove_orphans_if_idle(folder, catalog)
-            index._read()
-        except BaseException:
-            catalog.close()
-            raise
+        settings, encoder = settings_for(
+            model,
+            dims,
+            vectors_only=vectors_only,
+            fingerprint=fingerprint,
+            chunk_tokens=chunk_tokens,
+            chunking=chunking,
+        )
+        create_store(Path(path).resolve(), settings)
+        index = cls.open(path)
+        index._encoder = encoder
         return index
 
-    def close(self) -> None:
-        """Close the files; also done at the end of a ``with`` block."""
-        self._snapshot = None
-        self._generation = -1
-        self._catalog.close()
-
-    def __enter__(self) -> Index:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __len__(self) -> int:
-        """How many chunks it holds."""
-        return self._catalog.counts()[1]
-
-    @property
-    def documents(self) -> list[Path]:
-        """The files it holds."""
-        return [Path(document.path) for document in self._catalog.documents()]
+    # Writing
 
     def refresh(
         self,
@@ -132,88 +127,157 @@ class Index:
         """
         return refresh_index(self.path, paths, encoder=self._model(encoder), progress=progress)
 
-    def search(self, query: str, *, top: int = 10, encoder: TextEncoder | str | None = None) -> list[Hit]:
-        """The chunks closest to a query, best first, each with its best sentence.
+    def add(self, records: Iterable[Mapping[str, Any]], *, progress: Progress | None = None) -> WriteReport:
+        """Store records, whose ids must be new; see :meth:`upsert`."""
+        from diffembed.index.records import write_records
+
+        return write_records(self.path, records, self._model, replace=False, progress=progress)
+
+    def upsert(self, records: Iterable[Mapping[str, Any]], *, progress: Progress | None = None) -> WriteReport:
+        """Store records, in the place of those that have the same ids.
+
+        A record has ``id`` (a string or an integer), ``text`` (cut into chunks) or ``chunks`` (taken as they are), and
+        may have ``metadata`` (an object of JSON, which filters look at), ``kind`` (of the text: ``prose``,
+        ``markdown``, ``rst``, ``code``), and vectors made elsewhere by the model of the index: ``vector`` of a text
+        that is one chunk, ``vectors`` of chunks. Of a record whose text is as it was only the metadata is written.
 
         Args:
-            query: what to look for.
-            top: how many chunks at most.
-            encoder: the model that made the index; ``None`` loads the one that the index names.
+            records: any number; every 2,048 chunks are a commit.
+            progress: called with (records stored, 0).
 
         Raises:
-            InputError: an empty query, ``top`` below 1.
-            IndexStoreError: a damaged index, or another model.
+            InputError: a record that is none; those before it may be stored, and the message says how many.
+            IndexStoreError: the index is damaged or locked, or the disk is full.
         """
-        if not query.strip():
-            raise InputError("the query is empty; say what to look for")
-        if top < 1:
-            raise InputError(f"top is {top}; ask for at least 1 result")
-        model = self._model(encoder)
-        vector_D = model.encode_queries([query], dtype="int8").values[0]
-        _, scores, found = self._read(vector_D[None, :], top)
-        return mark_hits(model, vector_D, found, scores[0][: len(found)].tolist())
+        from diffembed.index.records import write_records
 
-    def search_vectors(self, vectors_QD: Int8Rows, top: int) -> tuple[npt.NDArray[np.int64], FloatArray]:
-        """The chunks closest to INT8 vectors made elsewhere by the same model.
+        return write_records(self.path, records, self._model, replace=True, progress=progress)
+
+    def add_vectors(self, vectors_ND: npt.ArrayLike, ids_N: npt.ArrayLike) -> int:
+        """Store rows of an index that was made with ``vectors_only``, in the place of those with the same ids.
 
         Args:
-            vectors_QD: ``[Q, D]`` int8.
-            top: how many chunks for each.
+            vectors_ND: ``[N, D]`` int8, or floating point (see ``vector_rows``). One commit.
+            ids_N: ``[N]`` integers from 0, each once.
 
         Returns:
-            ``[Q, top]`` chunk ids (-1 where there are fewer chunks) and ``[Q, top]`` cosines (``-inf`` there).
+            How many rows were stored.
         """
-        ids, scores, _ = self._read(vectors_QD, top, with_chunks=False)
-        return ids, scores
+        from diffembed.index.records import write_vectors
 
-    def chunks(self, ids: Sequence[int]) -> list[StoredChunk]:
-        """Text and place of chunks by id."""
-        return self._catalog.chunks([int(i) for i in ids])
+        return write_vectors(self.path, vectors_ND, ids_N)
 
-    def _model(self, encoder: TextEncoder | str | None) -> TextEncoder:
-        if encoder is None:
-            self._encoder = self._encoder or load_encoder(self.settings.model)
-            model = self._encoder
-        else:
-            model = load_encoder(encoder) if isinstance(encoder, str) else encoder
-        check_model(self.path, self.settings, model)
-        return model
+    def delete(self, ids: Iterable[str | int]) -> int:
+        """Take records, files (by path) or vectors away by their ids; returns how many of them there were."""
+        from diffembed.index.records import delete_records
 
-    def _read(
-        self, queries_QD: Int8Rows | None = None, top: int = 1, *, with_chunks: bool = True
-    ) -> tuple[npt.NDArray[np.int64], FloatArray, list[StoredChunk]]:
-        """Search and fetch the chunks of the first query in one state of the index."""
-        for attempt in range(_ATTEMPTS):
-            with self._catalog.reading():
-                try:
-                    snapshot = self._current_snapshot()
-                except IndexStoreError:
-                    # A writer may have merged segments away between our look at the list and at the files.
-                    if attempt < _ATTEMPTS - 1 and self._files_missing():
-                        continue
-                    raise
-                if queries_QD is None:
-                    return np.empty((0, top), np.int64), np.empty((0, top), np.float32), []
-                ids, scores = snapshot.search(queries_QD, top)
-                found = self._catalog.chunks([i for i in ids[0].tolist() if i >= 0]) if with_chunks else []
-                return ids, scores, found
-        raise AssertionError("unreachable")
+        return delete_records(self.path, ids)
 
-    def _files_missing(self) -> bool:
-        return any(not (self.path / "segments" / listed.name).exists() for listed in self._catalog.segments())
+    def compact(self, *, progress: Progress | None = None) -> None:
+        """Join segments, drop what is deleted, and build the coarse indexes of large ones; searches go on meanwhile.
 
-    def _current_snapshot(self) -> Snapshot:
-        generation = self._catalog.generation()
-        if self._snapshot is None or generation != self._generation:
-            opened = {segment.path.name: segment for segment in self._snapshot.segments} if self._snapshot else {}
-            listed = self._catalog.segments()
-            segments = [opened.get(s.name) or open_listed(self.path, s, self.settings.dims) for s in listed]
-            dead = np.array(self._catalog.deleted(), np.int64)
-            snapshot = Snapshot(segments, [live_mask(segment, dead) for segment in segments])
-            if snapshot.rows != self._catalog.counts()[1]:
-                raise IndexStoreError(
-                    f"{self.path} holds {snapshot.rows} vectors for {self._catalog.counts()[1]} chunks; "
-                    "delete that folder and index the files again"
-                )
-            self._snapshot, self._generation = snapshot, generation
-        return self._snapshot
+        Raises:
+            IndexStoreError: another process writes to the index, or the disk is full.
+        """
+        with open_existing(self.path) as store:
+            store.compact(progress=progress)
+
+    @classmethod
+    def check(cls, path: str | Path, *, progress: Progress | None = None) -> CheckReport:
+        """Recount and compare everything in an index, every byte of the vectors included; says what is damaged.
+
+        Raises:
+            IndexStoreError: not an index, or one whose catalog cannot be read at all.
+        """
+        from diffembed.index.checking import verify_index
+
+        catalog = Catalog.open(Path(path).resolve())
+        try:
+            return verify_index(catalog, progress)
+        finally:
+            catalog.close()
+
+    def verify(self, *, progress: Progress | None = None) -> CheckReport:
+        """As :meth:`check`, of an index that could be opened."""
+        return self.check(self.path, progress=progress)
+
+    def stats(self) -> Stats:
+        """How large the index is and what it holds."""
+        from diffembed.index.checking import index_stats
+
+        with self._catalog.reading():
+            return index_stats(self._catalog)
+
+    def export(self, output: str | Path, *, progress: Progress | None = None) -> ExportReport:
+        """Write the vectors, with ids, texts and metadata, as they are now.
+
+        Args:
+            output: ``.parquet``: a row for each chunk, which ``import_parquet`` takes. ``.npy``: int8 ``[rows, dims]``,
+                and beside it ``.ids.jsonl`` (``id`` and ``chunk`` of each row), or ``.ids.npy`` for vectors only.
+            progress: called with (rows written, rows).
+
+        Raises:
+            InputError: another ending, or a file that cannot be written.
+        """
+        from diffembed.index.exchange import export_rows
+
+        path = Path(output)
+        return self._reading(lambda snapshot: export_rows(self._catalog, snapshot, self.settings, path, progress))
+
+    def copy_to(
+        self, target: QdrantIndex, *, part: tuple[int, int] = (0, 1), progress: Progress | None = None
+    ) -> TransferReport:
+        """Write this index into a collection of a Qdrant server, with its vectors as they are.
+
+        Goes on where an earlier copy was cut off: what is there already with the same content is skipped. Documents
+        that only the collection has stay there. ``QdrantIndex.copy_to`` is the way back.
+
+        Args:
+            target: a collection made with the settings of this index (``QdrantIndex.create(settings=...)``).
+            part: ``(i, n)`` copies the i-th of n parts, from 0, so that several processes can share the work.
+            progress: called with (chunks looked at, all).
+
+        Raises:
+            IndexStoreError: the collection was made for other vectors.
+            ClusterError: the server is away or refuses; ``failed`` names what was not written.
+        """
+        from diffembed.index.qdrant_transfer import send
+
+        return self._reading(
+            lambda snapshot: send(self._catalog, snapshot, target.collection, part=part, progress=progress)
+        )
+
+    def import_parquet(
+        self,
+        files: Sequence[str | Path],
+        *,
+        fingerprint: str | None = None,
+        id_column: str = "id",
+        vector_column: str = "vector",
+        text_column: str = "text",
+        progress: Progress | None = None,
+    ) -> WriteReport:
+        """Store the rows of Parquet files with vectors made elsewhere, in the place of those with the same ids.
+
+        Args:
+            files: each with ids (strings or integers), vectors (lists of int8 or floating point as wide as the index)
+                and, unless the index holds vectors only, texts. Rows that share an id and count up in a column
+                ``chunk`` are one document. A column ``metadata`` (JSON or a struct) and all further columns become
+                metadata.
+            fingerprint: of the model that made the vectors; ``"unknown"`` if you vouch for them; ``None`` if the files
+                say it, as those of :meth:`export` do.
+            id_column, vector_column, text_column: names of the columns.
+            progress: called with (rows stored, 0 or all).
+
+        Raises:
+            InputError: a column, width, type, value or id that will not do. Of files that name no model.
+            IndexStoreError: vectors of another model; a damaged or locked index.
+        """
+        from diffembed.index.exchange import ParquetRows, write_rows
+        from diffembed.index.records import write_records
+
+        columns = {"id": id_column, "vector": vector_column, "text": text_column}
+        rows = ParquetRows([Path(file) for file in files], self.settings, fingerprint, columns)
+        if not self.settings.vectors_only:
+            return write_records(self.path, rows.records(), self._model, replace=True, progress=progress)
+        return write_rows(self.path, rows, progress)

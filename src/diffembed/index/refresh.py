@@ -18,8 +18,9 @@ from typing import Any
 
 from diffembed.chunker import Chunker, check_strategy, chunk_limit
 from diffembed.errors import InputError
-from diffembed.index.catalog import Catalog, NewDocument, Settings, StoredDocument
-from diffembed.index.encoding import Progress, TextEncoder, check_model, encode_chunks
+from diffembed.index.catalog import Catalog
+from diffembed.index.encoding import Progress, TextEncoder, check_model, encode_chunks, load_encoder
+from diffembed.index.schema import NewDocument, Settings, StoredDocument
 from diffembed.index.store import Store, check_folder, open_store
 from diffembed.text.chunking import Strategy
 from diffembed.text.readers import MAX_FILE_BYTES, UnreadableFile, is_text_format, read_source, too_large
@@ -53,6 +54,11 @@ class RefreshReport:
     truncated: tuple[Path, ...] = ()
     chunks: int = 0
     seconds: float = 0.0
+
+    @property
+    def anything(self) -> bool:
+        """Whether any text is new, changed or gone."""
+        return bool(self.added or self.changed or self.removed)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -119,7 +125,7 @@ def refresh_index(
     if folder in roots:
         raise InputError(f"{folder} is both read and the index; put the index into another folder")
     check_folder(folder)
-    settings = _settings(encoder, chunk_tokens, chunking)
+    settings = settings_of(encoder, chunk_tokens, chunking)
     entries = list(walk(roots))
     work = _Work(encoder, progress)
     if Catalog.exists(folder):
@@ -139,7 +145,10 @@ def refresh_index(
     return report
 
 
-def _settings(encoder: TextEncoder, chunk_tokens: int | None, chunking: Strategy | None) -> Settings:
+def settings_of(
+    encoder: TextEncoder, chunk_tokens: int | None, chunking: Strategy | None, *, vectors_only: bool = False
+) -> Settings:
+    """What a new index is made with."""
     check_strategy(chunking or "structure")
     path = Path(encoder.model_id)
     return Settings(
@@ -149,13 +158,41 @@ def _settings(encoder: TextEncoder, chunk_tokens: int | None, chunking: Strategy
         contextual=encoder.contextual,
         chunk_tokens=chunk_limit(encoder, chunk_tokens),
         chunking=chunking or "structure",
+        vectors_only=vectors_only,
     )
+
+
+def settings_for(
+    model: TextEncoder | str | None,
+    dims: int | None,
+    *,
+    vectors_only: bool,
+    fingerprint: str,
+    chunk_tokens: int | None,
+    chunking: Strategy | None,
+) -> tuple[Settings, TextEncoder | None]:
+    """What a new index is made with, and the model if it is at hand; see ``Index.create`` for the arguments.
+
+    Raises:
+        InputError: settings that do not go together.
+    """
+    if model is None and dims is not None:
+        if dims < 1:
+            raise InputError(f"dims is {dims}; give the width of the vectors")
+        return Settings("", fingerprint, dims, contextual=False, chunk_tokens=0, vectors_only=vectors_only), None
+    encoder = load_encoder(model or "default") if not model or isinstance(model, str) else model
+    settings = settings_of(encoder, chunk_tokens, chunking, vectors_only=vectors_only)
+    if dims not in (None, settings.dims):
+        raise InputError(f"{encoder.model_id} makes vectors {settings.dims} wide, not {dims}; leave dims out")
+    return settings, encoder
 
 
 def _check_settings(
     folder: Path, settings: Settings, encoder: TextEncoder, chunk_tokens: int | None, chunking: Strategy | None
 ) -> None:
     check_model(folder, settings, encoder)
+    if settings.vectors_only:
+        raise InputError(f"{folder} holds vectors only, no texts; index into a new folder")
     if chunk_tokens not in (None, settings.chunk_tokens):
         raise InputError(
             f"{folder} was made with chunks of {settings.chunk_tokens} tokens, not {chunk_tokens}; "
@@ -178,7 +215,7 @@ def _skipped(entries: Sequence[FileEntry | Skipped]) -> list[Skipped]:
 
 
 def _plan(catalog: Catalog, entries: Sequence[FileEntry | Skipped], roots: Sequence[Path]) -> _Plan:
-    plan = _Plan(skipped=_skipped(entries), known={document.path: document for document in catalog.documents()})
+    plan = _Plan(skipped=_skipped(entries), known={d.key: d for d in catalog.documents(files_only=True)})
     unreadable = catalog.unreadable()
     seen: set[str] = set()
     for entry in entries:
@@ -248,8 +285,8 @@ class _Work:
             for entry, was in self.touched:
                 store.catalog.touch_document(str(entry.path), entry.size, entry.mtime_ns, was=was)
             for entry, reason in self.unreadable:
-                store.catalog.add_unreadable(str(entry.path), entry.size, entry.mtime_ns, reason)
-            store.catalog.remove_documents(path for path in plan.vanished + plan.forgotten if path not in moved)
+                store.bury(store.catalog.add_unreadable(str(entry.path), entry.size, entry.mtime_ns, reason))
+            store.bury(store.catalog.remove_documents(p for p in plan.vanished + plan.forgotten if p not in moved))
         store.merge_small()
 
     def _read(self, planned: FileEntry, chunker: Chunker, movable: dict[tuple[str, str], str]) -> None:
@@ -291,9 +328,9 @@ class _Work:
             texts = [[chunk.text for chunk in new.chunks] for new in self.batch]
             rows, cut = encode_chunks(self.encoder, texts, tick)
             store.add(self.batch, rows)
-            self.truncated += [Path(self.batch[number].path) for number in cut]
+            self.truncated += [Path(self.batch[number].key) for number in cut]
             for new in self.batch:
-                (self.changed if new.path in self.plan.known else self.added).append(Path(new.path))
+                (self.changed if new.key in self.plan.known else self.added).append(Path(new.key))
             self.chunks += self.batch_chunks
         self.done = len(self.added) + len(self.changed) + len(self.touched) + len(self.unreadable)
         if self.progress is not None and self.plan.to_read:

@@ -1,163 +1,208 @@
-"""Search over open segments: exact int8 cosine, or Hamming distance on the sign bits first and int8 cosine on the best.
+"""Search of one state of an index: exact where rows are few, coarse search and rescoring in sealed segments.
 
-Small collections are scanned exactly: at a few hundred thousand rows that takes milliseconds and needs no faiss. For
-larger ones faiss's binary flat index names ``candidates(top, rows)`` rows, which the memory-mapped int8 rows rescore.
+Every answer carries true int8 cosines; only which rows are looked at may be approximate. Deleted rows and filters take
+part in the coarse search itself, so that they never cost answers.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from diffembed.errors import InputError
-from diffembed.index.segments import FloatArray, IdArray, Int8Rows, Segment, row_norms, sign_bits
+from diffembed.index.coarse import Coarse, selector
+from diffembed.index.rescoring import Best, rescored, scan
+from diffembed.index.segments import FloatArray, IdArray, Int8Rows, Segment
+from diffembed.index.tuning import Tuning
 
 EXACT_VALUES = 64_000_000
-"""Up to this many int8 values (rows x dims; 250,000 rows of 256) the exact scan answers: about 20 ms on one core."""
+"""Up to this many int8 values (rows x dims; 250,000 rows of 256) the exact scan answers in about 20 ms on one core."""
 
-_BLOCK_VALUES = 128 * 1024  # a block of float32 copies stays in the second-level cache, and BLAS starts no threads
-
-
-def candidates(top: int, rows: int) -> int:
-    """How many rows the Hamming stage hands on for rescoring.
-
-    Ranking by sign bits blurs more the more rows compete. The needed oversampling doubles for each ten times more rows
-    (measured on sentence vectors: 20x at 1M and 40x at 10M for recall@10 of 0.9); this takes twice that, and never
-    fewer than 400 rows, which costs under a millisecond.
-
-    >>> candidates(10, 100_000), candidates(10, 1_000_000), candidates(10, 10_000_000), candidates(10, 50)
-    (400, 400, 800, 50)
-    """
-    factor = 40 * 2 ** (math.log10(max(rows, 100_000)) - 6)
-    return min(rows, max(400, math.ceil(top * factor)))
+_SURVIVOR_VALUES = 16_000_000
+"""Rows that a filter leaves are looked at one by one up to this many values; they lie apart and are slower to read."""
 
 
-@dataclass(slots=True)
-class Snapshot:
-    """The live rows of an index as one reader sees them.
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What a sealed segment has besides its rows: a coarse index, and what it is searched with."""
+
+    coarse: Coarse
+    tuning: Tuning
+
+
+@dataclass(frozen=True)
+class Part:
+    """A segment as one reader sees it.
 
     Attributes:
-        segments: open segments.
-        live: for each segment a ``[rows]`` boolean mask, or ``None`` when all its rows are live.
+        segment: its rows.
+        live: ``[rows]`` which of them are live, or ``None`` when all are.
+        sealed: how it is searched coarsely; ``None`` if it is scanned.
     """
 
-    segments: Sequence[Segment]
-    live: Sequence[npt.NDArray[np.bool_] | None]
-    _coarse: Any = field(default=None, repr=False)
-    _coarse_rows: npt.NDArray[np.int64] | None = field(default=None, repr=False)
+    segment: Segment
+    live: npt.NDArray[np.bool_] | None = None
+    sealed: Sealed | None = None
+
+    @cached_property
+    def rows(self) -> int:
+        """How many live rows there are."""
+        return len(self.segment) if self.live is None else int(np.count_nonzero(self.live))
+
+    @cached_property
+    def live_selector(self) -> Any:
+        """faiss's form of ``live``; ``None`` when all are."""
+        return None if self.live is None else selector(self.live)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A sealed part with what one call asks of it."""
+
+    part: Part
+    coarse: Coarse
+    probes: int
+    candidates: int
+    chosen: Any
+
+
+class Snapshot:
+    """The live rows of an index as one reader sees them; may be searched from several threads at once."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.parts = tuple(parts)
+
+    @classmethod
+    def in_memory(cls, rows_ND: Int8Rows) -> Snapshot:
+        """One segment of rows numbered from 0, that is no file."""
+        return cls([Part(Segment.in_memory(rows_ND))])
 
     @property
     def rows(self) -> int:
         """How many live rows there are."""
-        return sum(
-            len(s) if mask is None else int(np.count_nonzero(mask))
-            for s, mask in zip(self.segments, self.live, strict=True)
-        )
+        return sum(part.rows for part in self.parts)
 
     def search(
-        self, queries_QD: Int8Rows, top: int, *, exact_values: int = EXACT_VALUES
-    ) -> tuple[npt.NDArray[np.int64], FloatArray]:
+        self,
+        queries_QD: Int8Rows,
+        top: int,
+        *,
+        allowed: IdArray | None = None,
+        exact: bool = False,
+        threads: int | None = None,
+    ) -> tuple[IdArray, FloatArray]:
         """The ``top`` live rows of highest cosine for each query, equal scores in the order of their ids.
 
         Args:
             queries_QD: int8.
             top: how many.
-            exact_values: up to this many values (rows x dims) the scan is exact.
+            allowed: ascending ids of the rows that may be found; ``None`` for all.
+            exact: look at every row, also in sealed segments.
+            threads: for several queries; ``None`` for one on each core. A single query takes one.
 
         Returns:
-            ``[Q, top]`` chunk ids (-1 where there are fewer rows) and ``[Q, top]`` cosines (``-inf`` there).
+            ``[Q, top]`` ids (-1 where there are fewer rows) and ``[Q, top]`` cosines (``-inf`` there).
+
+        Raises:
+            InputError: queries of another type or width, ``top`` below 1, ``allowed`` out of order.
+            IndexStoreError: a file is damaged where the search touched it.
         """
         if queries_QD.dtype != np.int8 or queries_QD.ndim != 2:
             raise InputError(f"queries must be [Q, D] int8, not {queries_QD.ndim}-d {queries_QD.dtype}")
         if top < 1:
             raise InputError(f"top is {top}; ask for at least 1 result")
-        ids = np.full((queries_QD.shape[0], top), -1, np.int64)
-        scores = np.full((queries_QD.shape[0], top), -np.inf, np.float32)
-        if not self.segments:
-            return ids, scores
-        dims = self.segments[0].dims
+        if allowed is not None and (np.diff(allowed) <= 0).any():
+            raise InputError("allowed must be ascending ids, each once; sort them with numpy.unique")
+        dims = self.parts[0].segment.dims if self.parts else queries_QD.shape[1]
         if queries_QD.shape[1] != dims:
             raise InputError(f"queries are {queries_QD.shape[1]} wide, the index {dims}; encode them with its model")
-        rows = self.rows
-        exact = rows * dims <= exact_values or candidates(top, rows) * 4 >= rows
-        for number, query in enumerate(queries_QD):
-            found, cosines = self._scan(query) if exact else self._rescore(query, candidates(top, rows))
-            best = _best(found, cosines, top)
-            ids[number, : len(best)] = found[best]
-            scores[number, : len(best)] = cosines[best]
-        return ids, scores
-
-    def _scan(self, query: Int8Rows) -> tuple[IdArray, FloatArray]:
-        pieces_ids, pieces_scores = [], []
-        for segment, mask in zip(self.segments, self.live, strict=True):
-            cosines = cosines_with(query, segment.rows, segment.norms)
-            pieces_ids.append(segment.ids if mask is None else segment.ids[mask])
-            pieces_scores.append(cosines if mask is None else cosines[mask])
-        return np.concatenate(pieces_ids), np.concatenate(pieces_scores)
-
-    def _rescore(self, query: Int8Rows, count: int) -> tuple[IdArray, FloatArray]:
-        index, places = self._coarse_index()
-        near = np.sort(
-            places[index.search(sign_bits(query[None, :]), count)[1][0]]
-        )  # in file order: kinder to a cold disk
-        starts = np.cumsum([0, *map(len, self.segments)])
-        pieces_ids, pieces_scores = [], []
-        for segment, start, end in zip(self.segments, starts, starts[1:], strict=False):
-            local = near[(near >= start) & (near < end)] - start
-            pieces_ids.append(segment.ids[local])
-            pieces_scores.append(cosines_with(query, segment.rows[local], segment.norms[local]))
-        return np.concatenate(pieces_ids), np.concatenate(pieces_scores)
-
-    def _coarse_index(self) -> tuple[Any, npt.NDArray[np.int64]]:
-        """faiss's binary flat index of the live rows, and the place of each of its rows among all rows."""
-        if self._coarse is None or self._coarse_rows is None:
-            import faiss  # only large collections pay for it
-
-            width = self.segments[0].bits.shape[1]
-            index = faiss.IndexBinaryFlat(8 * width)
-            places, start = [], 0
-            for segment, mask in zip(self.segments, self.live, strict=True):
-                local = np.arange(len(segment)) if mask is None else np.flatnonzero(mask)
-                index.add(np.ascontiguousarray(segment.bits if mask is None else segment.bits[local]))
-                places.append(local + start)
-                start += len(segment)
-            self._coarse, self._coarse_rows = index, np.concatenate(places).astype(np.int64)
-        return self._coarse, self._coarse_rows
+        best = Best(len(queries_QD), top)
+        sealed = []
+        for part in self.parts:
+            places = None if allowed is None else _places(part, allowed)
+            asked = None if exact else _ask(part, top, places)
+            if asked is not None:
+                sealed.append(asked)
+            elif places is None:
+                scan(part.segment, queries_QD, best, live=part.live)
+            elif 2 * len(places) > len(part.segment):  # in order is faster than one by one
+                scan(part.segment, queries_QD, best, live=_mask(part, places))
+            elif len(places):
+                scan(part.segment, queries_QD, best, places=places)
+        if sealed:
+            _each(queries_QD, sealed, best, threads)
+        return best.ids, best.scores
 
 
-def cosines_with(query_D: Int8Rows, rows_ND: Int8Rows, norms_N: FloatArray) -> FloatArray:
-    """``[N]`` cosines of one int8 query with int8 rows; a zero vector has cosine 0 with everything.
-
-    Sums of products of int8 values are exact in float32 up to 1,040 dims (127 * 127 * 1040 < 2**24), in whatever order
-    they are added; wider vectors are summed in float64.
-
-    >>> rows = np.array([[3, 4], [-6, -8], [0, 0]], np.int8)
-    >>> cosines_with(np.array([6, 8], np.int8), rows, row_norms(rows)).tolist()
-    [1.0, -1.0, 0.0]
-    """
-    count, dims = rows_ND.shape
-    kind: Any = np.float32 if dims <= 1040 else np.float64
-    query = query_D.astype(kind)
-    dots = np.empty(count, kind)
-    step = max(1, _BLOCK_VALUES // dims)
-    for start in range(0, count, step):
-        dots[start : start + step] = rows_ND[start : start + step].astype(kind) @ query
-    lengths = norms_N.astype(kind) * kind(row_norms(query_D[None, :])[0])
-    cosines: FloatArray = np.divide(dots, lengths, out=np.zeros(count, kind), where=lengths > 0).astype(np.float32)
-    return cosines
+def _places(part: Part, allowed: IdArray) -> IdArray:
+    places = part.segment.places_of(allowed)
+    return places if part.live is None else places[part.live[places]]
 
 
-def _best(ids: IdArray, scores: FloatArray, top: int) -> npt.NDArray[np.int64]:
-    """Positions of the ``top`` best scores; among equal scores the smaller id wins."""
-    if len(scores) > top:
-        threshold = np.partition(scores, len(scores) - top)[len(scores) - top]
-        kept = np.flatnonzero(scores >= threshold)
-    else:
-        kept = np.arange(len(scores))
-    order = np.lexsort((ids[kept], -scores[kept]))
-    return kept[order[:top]].astype(np.int64)
+def _ask(part: Part, top: int, places: IdArray | None) -> _Asked | None:
+    """How to search a part coarsely; ``None`` if it is to be scanned."""
+    if part.sealed is None:
+        return None
+    coarse, (probes, candidates) = part.sealed.coarse, part.sealed.tuning.at(top)
+    count = part.rows if places is None else len(places)
+    if count <= candidates:
+        return None
+    if places is None:
+        return _Asked(part, coarse, probes, candidates, part.live_selector)
+    if len(places) * part.segment.dims <= _SURVIVOR_VALUES:
+        return None
+    # among fewer rows the nearest lie farther away: scan as many survivors as there would be rows without a filter
+    probes = min(coarse.lists, math.ceil(probes * len(part.segment) / len(places)))
+    return _Asked(part, coarse, probes, candidates, selector(_mask(part, places)))
+
+
+def _mask(part: Part, places: IdArray) -> npt.NDArray[np.bool_]:
+    mask = np.zeros(len(part.segment), np.bool_)
+    mask[places] = True
+    return mask
+
+
+def _each(queries_QD: Int8Rows, sealed: Sequence[_Asked], best: Best, threads: int | None) -> None:
+    """Search sealed parts, one thread for each query: two threads on one query are slower than one."""
+
+    def one(number: int) -> None:
+        _coarse(queries_QD[number], number, sealed, best)
+
+    workers = min(len(queries_QD), threads or _cores())
+    if workers == 1:
+        for number in range(len(queries_QD)):
+            one(number)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(one, range(len(queries_QD))):
+            pass  # an exception of a thread is raised here
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def _coarse(query_D: Int8Rows, number: int, sealed: Sequence[_Asked], best: Best) -> None:
+    """One query: candidates of all sealed parts, of which the most promising are rescored."""
+    named = [
+        asked.coarse.search(query_D, probes=asked.probes, candidates=asked.candidates, chosen=asked.chosen)
+        for asked in sealed
+    ]
+    # Segments compete: together they need more candidates than one of them, but far from as many as all of them.
+    most = max(asked.candidates for asked in sealed)
+    total = math.ceil(most * (1 + math.log2(len(sealed)) / 4))
+    scores = np.concatenate([distances for _, distances in named])
+    limit = np.partition(scores, total - 1)[total - 1] if len(scores) > total else np.inf
+    for asked, (places, distances) in zip(sealed, named, strict=True):
+        near = np.sort(places[distances <= limit])  # in file order: kinder to a cold disk
+        if len(near):
+            segment = asked.part.segment
+            best.show(number, segment.ids_at(near), rescored(segment, query_D, near))

@@ -1,68 +1,153 @@
-"""Segments: immutable files of int8 rows with their chunk ids, norms and sign bits, checked by checksums.
-
-Layout (little-endian, every section starts at a multiple of 64 bytes):
+"""Segments: immutable files of int8 rows with their ids and norms, every block under a checksum (see ``blocks.py``).
 
 ====================  =================================================================
-header, 64 bytes      magic ``DFMBSEG\\0``, version, dims, rows, crc32 of the rest, crc32 of the header
-ids                   int64 ``[rows]``, ascending chunk ids
-norms                 float32 ``[rows]``, Euclidean length of each int8 row
-bits                  uint8 ``[rows, ceil(dims / 8)]``, bit ``value >= 0``, least significant first
-rows                  int8 ``[rows, dims]``
+ids                   int64 ``[rows]``, ascending; left out where they are ``first, first + 1, ... last``
+rows                  int8 ``[rows, dims]``, from a multiple of 4,096 bytes
+norms                 float32 ``[rows]``, Euclidean length of each row, from a multiple of 64 bytes
 ====================  =================================================================
 """
 
 from __future__ import annotations
 
-import struct
-import zlib
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from diffembed.errors import IndexStoreError
+from diffembed.index.blocks import BLOCK, HEADER_BYTES, BlockWriter, CheckedFile, damaged
 from diffembed.index.storage import write_durably
 
 MAGIC = b"DFMBSEG\0"
-VERSION = 1
-_HEADER = struct.Struct("<8sIIQI32xI")  # magic, version, dims, rows, crc of the body, crc of the header before it
+VERSION = 2
 _ALIGN = 64
-_CHECK_BYTES = 1 << 22
-assert _HEADER.size == _ALIGN
+_WANT_BYTES = 8 << 20  # read ahead of a scan
 
 Int8Rows = npt.NDArray[np.int8]
 IdArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
-ByteArray = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True)
 class Segment:
-    """An open segment; the arrays are read-only views of the memory-mapped file."""
+    """Rows with ids: an open file, or arrays in memory. What is read is checked first.
 
-    path: Path
-    ids: IdArray
-    norms: FloatArray
-    bits: ByteArray
-    rows: Int8Rows
+    Attributes:
+        path: the file; a name for errors where the rows are in memory.
+    """
+
+    def __init__(
+        self, path: Path, ids: IdArray | range, rows_ND: Int8Rows, norms: FloatArray, file: CheckedFile | None = None
+    ) -> None:
+        self.path = path
+        self._ids, self._rows, self._norms, self._file = ids, rows_ND, norms, file
+        self._places = {} if file is None else {"rows": _rows_at(ids), "norms": _norms_at(ids, rows_ND.shape)}
+
+    @classmethod
+    def in_memory(cls, rows_ND: Int8Rows, ids: IdArray | range | None = None) -> Segment:
+        """Rows that are no file, numbered from 0 unless they have ids (ascending)."""
+        given = range(len(rows_ND)) if ids is None else ids
+        return cls(Path("in memory"), given, rows_ND, row_norms(rows_ND))
 
     def __len__(self) -> int:
-        return int(self.rows.shape[0])
+        return int(self._rows.shape[0])
 
     @property
     def dims(self) -> int:
-        return int(self.rows.shape[1])
+        """Width of the rows."""
+        return int(self._rows.shape[1])
 
+    @property
+    def bytes(self) -> int:
+        """Size of the file; 0 in memory."""
+        return len(self._file.data) if self._file else 0
 
-def sign_bits(rows_ND: Int8Rows) -> ByteArray:
-    """``[N, ceil(D / 8)]`` bits ``value >= 0``, padded with zero bits, for the Hamming stage.
+    @property
+    def first_id(self) -> int:
+        """The smallest id."""
+        return self._ids.start if isinstance(self._ids, range) else int(self.ids_at(np.zeros(1, np.int64))[0])
 
-    >>> sign_bits(np.array([[5, -3, 0, -1, -1, -1, -1, -1, 7]], np.int8)).tolist()
-    [[5, 1]]
-    """
-    return np.packbits(rows_ND >= 0, axis=1, bitorder="little")
+    @property
+    def ids(self) -> IdArray:
+        """``[rows]`` ids, ascending."""
+        if isinstance(self._ids, range):
+            return np.arange(self._ids.start, self._ids.stop, dtype=np.int64)
+        if self._file:
+            self._file.check(HEADER_BYTES, HEADER_BYTES + self._ids.nbytes)
+        return self._ids
+
+    @property
+    def rows(self) -> Int8Rows:
+        """``[rows, dims]``, all of them checked: for small segments."""
+        if self._file:
+            self._file.check(self._places["rows"], self._places["rows"] + self._rows.nbytes)
+        return self._rows
+
+    def ids_at(self, places: IdArray) -> IdArray:
+        """Ids of the rows at some places."""
+        if isinstance(self._ids, range):
+            return places + self._ids.start
+        if self._file:
+            self._file.check_pieces(HEADER_BYTES + 8 * places, 8)
+        return self._ids[places]
+
+    def places_of(self, ids_N: IdArray) -> IdArray:
+        """Ascending places of those of some ascending ids that stand here."""
+        if isinstance(self._ids, range):
+            here = ids_N[np.searchsorted(ids_N, self._ids.start) : np.searchsorted(ids_N, self._ids.stop)]
+            return here - self._ids.start
+        own = self.ids
+        here = ids_N[np.searchsorted(ids_N, own[0]) : np.searchsorted(ids_N, own[-1], "right")]
+        places = np.searchsorted(own, here)
+        return places[own[places] == here].astype(np.int64)
+
+    def want(self, places: IdArray) -> None:
+        """Begin to read rows from the disk, all at once (see ``CheckedFile.want``)."""
+        if self._file:
+            self._file.want(self._places["rows"] + places * self.dims, self.dims)
+
+    def want_near(self, places: IdArray) -> None:
+        """As ``want``, for ascending places that lie close together: one read from the first to the last."""
+        if self._file and len(places):
+            first, last = int(places[0]), int(places[-1])
+            self._file.want(np.array([self._places["rows"] + first * self.dims]), (last - first + 1) * self.dims)
+
+    def rows_at(self, places: IdArray) -> Int8Rows:
+        """``[N, dims]`` copies of the rows at some places."""
+        if self._file:
+            self._file.check_pieces(self._places["rows"] + places * self.dims, self.dims)
+        picked: Int8Rows = self._rows[places]
+        return picked
+
+    def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, Int8Rows, FloatArray]]:
+        """``(first place, rows, norms)`` of ``rows`` rows at a time, in order; reads ahead on the disk."""
+        end, wanted = len(self) if stop is None else stop, start
+        for at in range(start, end, rows):
+            after = min(at + rows, end)
+            if self._file:
+                if after > wanted:
+                    ahead = max(_WANT_BYTES // self.dims, rows)
+                    self._file.want(np.array([self._places["rows"] + wanted * self.dims]), 2 * ahead * self.dims)
+                    wanted += ahead
+                self._file.check(self._places["rows"] + at * self.dims, self._places["rows"] + after * self.dims)
+                self._file.check(self._places["norms"] + 4 * at, self._places["norms"] + 4 * after)
+            yield at, self._rows[at:after], self._norms[at:after]
+
+    def forget(self) -> None:
+        """Give memory of rows that were read back to the system (see ``CheckedFile.forget``)."""
+        if self._file:
+            self._file.forget()
+
+    def verify(self) -> None:
+        """Check every byte of the file anew, and that the ids ascend.
+
+        Raises:
+            IndexStoreError: it is not as it was written.
+        """
+        if self._file:
+            self._file.verify()
+        if not isinstance(self._ids, range) and (np.diff(self._ids) <= 0).any():
+            raise damaged(self.path, "has ids that do not ascend")
 
 
 def row_norms(rows_ND: Int8Rows) -> FloatArray:
@@ -78,45 +163,44 @@ def row_norms(rows_ND: Int8Rows) -> FloatArray:
     return norms
 
 
-def _sections(rows: int, dims: int) -> list[tuple[int, int]]:
-    """``(offset, bytes)`` of ids, norms, bits and rows."""
-    offset, out = _ALIGN, []
-    for size in (8 * rows, 4 * rows, rows * (-(-dims // 8)), rows * dims):
-        out.append((offset, size))
-        offset += -(-size // _ALIGN) * _ALIGN
-    return out
-
-
 def write_segment(path: Path, ids: IdArray, rows_ND: Int8Rows) -> None:
     """Write a segment durably (see ``storage.write_durably``).
 
     Args:
         path: where; must not exist.
-        ids: ``[N]`` ascending chunk ids.
+        ids: ``[N]`` ascending ids.
         rows_ND: ``[N, D]`` int8 vectors.
     """
     if rows_ND.dtype != np.int8 or rows_ND.ndim != 2 or ids.shape != rows_ND.shape[:1] or 0 in rows_ND.shape:
         raise ValueError(f"a segment takes [N] ids and [N, D] int8 rows, not {ids.shape} and {rows_ND.shape}")
-    count, dims = rows_ND.shape
-    arrays: list[npt.NDArray[Any]] = [ids.astype("<i8"), row_norms(rows_ND).astype("<f4"), sign_bits(rows_ND), rows_ND]
+    step = max(1, _WANT_BYTES // rows_ND.shape[1])
+    stream_segment(path, ids, rows_ND.shape[1], (rows_ND[at : at + step] for at in range(0, len(ids), step)))
+
+
+def stream_segment(path: Path, ids: IdArray, dims: int, blocks: Iterable[Int8Rows]) -> None:
+    """As ``write_segment``, for rows that come block by block and never stand in memory all at once."""
 
     def write(file: BinaryIO) -> None:
-        checksum = 0
-        file.write(bytes(_ALIGN))
-        for array, (_, size) in zip(arrays, _sections(count, dims), strict=True):
-            flat = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
-            for piece in (flat.data, bytes(-size % _ALIGN)):
-                checksum = zlib.crc32(piece, checksum)
-                file.write(piece)
-        head = _HEADER.pack(MAGIC, VERSION, dims, count, checksum, 0)[:-4]
-        file.seek(0)
-        file.write(head + struct.pack("<I", zlib.crc32(head)))
+        writer = BlockWriter(file)
+        if not _without_gaps(ids):
+            writer.write(ids.astype("<i8"))
+        writer.align(BLOCK)
+        norms = [np.empty(0, np.float32)]
+        for rows in blocks:
+            writer.write(rows)
+            norms.append(row_norms(rows))
+        lengths = np.concatenate(norms)
+        if len(lengths) != len(ids):
+            raise ValueError(f"{len(ids)} ids came with {len(lengths)} rows")
+        writer.align(_ALIGN)
+        writer.write(lengths.astype("<f4"))
+        writer.finish(MAGIC, VERSION, dims=dims, rows=len(ids), first=int(ids[0]), last=int(ids[-1]))
 
     write_durably(path, write)
 
 
 def open_segment(path: Path, *, rows: int, dims: int) -> Segment:
-    """Map a segment and check every byte of it.
+    """Map a segment and check its header; the rest is checked where it is used.
 
     Args:
         path: the file.
@@ -126,44 +210,27 @@ def open_segment(path: Path, *, rows: int, dims: int) -> Segment:
     Raises:
         IndexStoreError: missing, truncated, altered, or not what the catalog says.
     """
-    try:
-        size = path.stat().st_size
-        mapped = np.memmap(path, np.uint8, "r") if size else None
-    except OSError as error:
-        raise _damaged(path, f"cannot be read ({error.strerror})") from None
-    if mapped is None or size < _ALIGN:
-        raise _damaged(path, f"has {size} bytes, less than a header")
-    head = mapped[:_ALIGN].tobytes()
-    magic, version, got_dims, got_rows, checksum, head_checksum = _HEADER.unpack(head)
-    if magic != MAGIC or zlib.crc32(head[:-4]) != head_checksum:
-        raise _damaged(path, "has a damaged header")
-    if version != VERSION:
-        raise _damaged(path, f"has format {version}, this diffembed reads {VERSION}")
-    if (got_rows, got_dims) != (rows, dims):
-        raise _damaged(path, f"holds {got_rows} x {got_dims} vectors, the catalog says {rows} x {dims}")
-    sections = _sections(rows, dims)
-    expected = sections[-1][0] + -(-sections[-1][1] // _ALIGN) * _ALIGN
-    if size != expected:
-        raise _damaged(path, f"has {size} bytes instead of {expected}")
-    if _checksum(mapped) != checksum:
-        raise _damaged(path, "fails its checksum")
-    ids, norms, bits, values = (mapped[offset : offset + length] for offset, length in sections)
-    return Segment(
-        path,
-        ids.view("<i8"),
-        norms.view("<f4"),
-        bits.reshape(rows, -1),
-        values.view(np.int8).reshape(rows, dims),
-    )
+    file = CheckedFile(path, MAGIC, VERSION)
+    if (file.rows, file.dims) != (rows, dims):
+        raise damaged(path, f"holds {file.rows} x {file.dims} vectors, the catalog says {rows} x {dims}")
+    ids: IdArray | range = range(file.first, file.last + 1)
+    if len(ids) != rows:
+        ids = file.section(HEADER_BYTES, 8 * rows, "<i8")
+    values = file.section(_rows_at(ids), rows * dims, "i1").reshape(rows, dims)
+    return Segment(path, ids, values, file.section(_norms_at(ids, values.shape), 4 * rows, "<f4"), file)
 
 
-def _checksum(mapped: npt.NDArray[np.uint8]) -> int:
-    checksum = 0
-    for start in range(_ALIGN, len(mapped), _CHECK_BYTES):
-        checksum = zlib.crc32(mapped[start : start + _CHECK_BYTES].data, checksum)
-    return checksum
+def _without_gaps(ids: IdArray) -> bool:
+    return int(ids[-1]) - int(ids[0]) + 1 == len(ids)
 
 
-def _damaged(path: Path, what: str) -> IndexStoreError:
-    folder = path.parent.parent
-    return IndexStoreError(f"segment {path.name} of {folder} {what}; delete that folder and index the files again")
+def _rows_at(ids: IdArray | range) -> int:
+    return _up(HEADER_BYTES + (0 if isinstance(ids, range) else 8 * len(ids)), BLOCK)
+
+
+def _norms_at(ids: IdArray | range, shape: tuple[int, ...]) -> int:
+    return _up(_rows_at(ids) + shape[0] * shape[1], _ALIGN)
+
+
+def _up(position: int, size: int) -> int:
+    return -(-position // size) * size

@@ -7,24 +7,23 @@ final name, then one SQLite transaction. Whatever moment the process dies at, th
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from diffembed.errors import IndexStoreError, InputError
-from diffembed.index.catalog import CATALOG_NAME, Catalog, NewDocument, Settings, StoredSegment
-from diffembed.index.segments import Int8Rows, Segment, open_segment, write_segment
+from diffembed.index.catalog import CATALOG_NAME, Catalog
+from diffembed.index.coarse import SUFFIX
+from diffembed.index.compaction import COMPACTING, Compaction, Progress
+from diffembed.index.parts import SEGMENTS, open_listed
+from diffembed.index.schema import NewDocument, Settings, StoredDocument, StoredSegment
+from diffembed.index.seal import check_seal, read_seal, seal
+from diffembed.index.segments import IdArray, Int8Rows, Segment, write_segment
 from diffembed.index.storage import LOCK_NAME, fsync_folder, writer_lock, writer_lock_if_free
-
-SEGMENTS = "segments"
-MERGE_ABOVE_SEGMENTS = 16
-MERGE_ROWS = 65_536
-"""Segments with fewer live rows than this are merged once there are more than ``MERGE_ABOVE_SEGMENTS`` of them ..."""
-MERGED_ROWS = 262_144
-"""... into segments of up to this many rows."""
-_DEAD_SHARE = 0.25  # a segment with more dead rows than this is rewritten without them
+from diffembed.index.tuning import RECALL
 
 
 class Store:
@@ -34,51 +33,122 @@ class Store:
         self.folder = folder
         self.catalog = catalog
         self.settings = settings
+        self._opened: dict[str, Segment] = {}
 
-    def add(self, documents: Sequence[NewDocument], rows_ND: Int8Rows) -> None:
-        """Store documents with the vectors of their chunks, in order; older documents of the same paths go."""
-        first = self.catalog.next_chunk_id()
-        name = self._write_segment(np.arange(first, first + len(rows_ND), dtype=np.int64), rows_ND)
+    def document(self, key: str) -> StoredDocument | None:
+        """What is stored under a key."""
+        return self.catalog.document(key)
+
+    def add(
+        self,
+        documents: Sequence[NewDocument],
+        rows_ND: Int8Rows,
+        *,
+        described: Iterable[tuple[StoredDocument, Mapping[str, Any]]] = (),
+    ) -> None:
+        """Store documents with the vectors of their chunks, in order; older documents of the same keys go.
+
+        ``described``: documents that get other metadata in the same commit.
+        """
+        first = self.catalog.next_row()
+        ids = np.arange(first, first + len(rows_ND), dtype=np.int64)
+        with self._new_segment(ids, rows_ND) if len(ids) else self.catalog.writing():
+            self.bury(self.catalog.add_documents(documents))
+            for document, metadata in described:
+                self.catalog.set_metadata(document, metadata)
+
+    def remove_documents(self, keys: Iterable[str]) -> int:
+        """Take documents away by their keys; returns how many of them there were."""
+        before = self.catalog.counts()[0]
+        with self.catalog.writing():
+            self.bury(self.catalog.remove_documents(keys))
+        return before - self.catalog.counts()[0]
+
+    def add_rows(self, ids_N: IdArray, rows_ND: Int8Rows) -> None:
+        """Store vectors under ids of the caller, in an index that holds vectors only; older rows of these ids go.
+
+        Args:
+            ids_N: each once, in any order.
+            rows_ND: ``[N, D]`` int8.
+        """
+        order = np.argsort(ids_N, kind="stable")
+        with self._new_segment(ids_N[order], rows_ND[order]) as new:
+            replaced = self.bury(ids_N, but=new)
+            self.catalog.count(rows=len(ids_N) - replaced)
+
+    def remove_rows(self, ids_N: IdArray) -> int:
+        """Take away vectors of an index that holds vectors only; returns how many of the ids it held."""
+        with self.catalog.writing():
+            removed = self.bury(np.unique(ids_N))
+            self.catalog.count(rows=-removed)
+        return removed
+
+    def bury(self, ids_N: IdArray, *, but: int | None = None) -> int:
+        """Mark live rows as deleted, wherever they stand; inside a transaction.
+
+        A row is deleted in its segment, not by its id alone: the id may live again in a later segment.
+
+        Args:
+            ids_N: each once.
+            but: a segment that is left alone.
+
+        Returns:
+            How many of them there were.
+        """
+        buried, ids_N = 0, np.sort(ids_N)
+        for listed in self.catalog.segments() if len(ids_N) else ():
+            if listed.id == but:
+                continue
+            segment = self._open(listed)
+            here = segment.ids_at(segment.places_of(ids_N))
+            here = np.setdiff1d(here, self.catalog.deleted(listed.id), assume_unique=True) if len(here) else here
+            if len(here):
+                self.catalog.bury(listed.id, here)
+                buried += len(here)
+        return buried
+
+    @contextmanager
+    def _new_segment(self, ids_N: IdArray, rows_ND: Int8Rows) -> Iterator[int]:
+        """A transaction that begins with a new segment, whose number it yields; without it the file goes again."""
+        name = self._write_segment(ids_N, rows_ND)
         try:
             with self.catalog.writing():
-                self.catalog.add_segment(name, len(rows_ND))
-                self.catalog.add_documents(documents, first)
+                yield self.catalog.add_segment(name, len(ids_N))
         except BaseException:
             (self.folder / SEGMENTS / name).unlink(missing_ok=True)
             raise
 
-    def merge_small(self) -> None:
-        """Join small segments and drop dead rows, where it is worth the writing."""
-        stored = self.catalog.segments()
-        dead = np.array(self.catalog.deleted(), np.int64)
-        opened = [open_listed(self.folder, s, self.settings.dims) for s in stored]
-        masks = [live_mask(segment, dead) for segment in opened]
-        lives = [len(s) if mask is None else int(mask.sum()) for s, mask in zip(opened, masks, strict=True)]
-        small = [i for i, live in enumerate(lives) if live < MERGE_ROWS]
-        chosen = set(small) if len(small) > MERGE_ABOVE_SEGMENTS else set()
-        chosen |= {i for i, live in enumerate(lives) if live < (1 - _DEAD_SHARE) * len(opened[i])}
-        group: list[int] = []
-        for i in sorted(chosen):
-            if group and sum(lives[j] for j in group) + lives[i] > MERGED_ROWS:
-                self._merge([stored[j] for j in group], [(opened[j], masks[j]) for j in group])
-                group = []
-            group.append(i)
-        if group:
-            self._merge([stored[j] for j in group], [(opened[j], masks[j]) for j in group])
+    def _open(self, listed: StoredSegment) -> Segment:
+        if listed.name not in self._opened:
+            self._opened[listed.name] = open_listed(self.folder, listed, self.settings.dims)
+        return self._opened[listed.name]
 
-    def _merge(self, stored: Sequence[StoredSegment], parts: Sequence[tuple[Segment, np.ndarray | None]]) -> None:
-        ids = np.concatenate([s.ids if mask is None else s.ids[mask] for s, mask in parts])
-        rows = np.concatenate([s.rows if mask is None else s.rows[mask] for s, mask in parts])
-        gone = np.concatenate([s.ids[:0] if mask is None else s.ids[~mask] for s, mask in parts])
-        order = np.argsort(ids)
-        name = self._write_segment(ids[order], rows[order]) if len(ids) else None
-        with self.catalog.writing():
-            if name is not None:
-                self.catalog.add_segment(name, len(ids))
-            self.catalog.remove_segments(s.id for s in stored)
-            self.catalog.forget_deleted(gone.tolist())
-        for segment in stored:
-            (self.folder / SEGMENTS / segment.name).unlink(missing_ok=True)
+    def merge_small(self) -> None:
+        """Join small segments, seal what scans get slow over, drop dead rows: where it is worth the writing."""
+        self._compaction().merge_small()
+        self._opened.clear()
+
+    def compact(self, *, recall: float = RECALL, progress: Progress | None = None) -> None:
+        """Join all segments below the sealed size, drop every dead row, build and tune coarse indexes.
+
+        A run that was killed goes on where it was. Readers go on reading meanwhile.
+
+        Args:
+            recall: share of the exact answers that sealed segments are tuned to find, in 0 to 1; those that are
+                sealed already keep their tuning.
+            progress: called with (rows done, rows to do).
+
+        Raises:
+            InputError: ``recall`` is no share.
+            IndexStoreError: damaged, or cannot be written; the index is as it was.
+        """
+        if not 0 < recall <= 1:
+            raise InputError(f"recall is {recall}; give a share above 0 and up to 1")
+        self._compaction(recall).compact(progress)
+        self._opened.clear()
+
+    def _compaction(self, recall: float = RECALL) -> Compaction:
+        return Compaction(self.folder, self.catalog, self.settings.dims, wanted=recall)
 
     def _write_segment(self, ids: np.ndarray, rows_ND: Int8Rows) -> str:
         # The random part keeps a name from ever being used twice, also by a writer that died before its commit.
@@ -91,19 +161,6 @@ class Store:
                 "the index is as it was before this batch"
             ) from None
         return name
-
-
-def open_listed(folder: Path, listed: StoredSegment, dims: int) -> Segment:
-    """The file of a segment that the catalog lists."""
-    return open_segment(folder / SEGMENTS / listed.name, rows=listed.rows, dims=dims)
-
-
-def live_mask(segment: Segment, dead_ids: np.ndarray) -> np.ndarray | None:
-    """Which rows of a segment are live; ``None`` if all are."""
-    if not len(dead_ids):
-        return None
-    dead = np.isin(segment.ids, dead_ids, assume_unique=True)
-    return ~dead if dead.any() else None
 
 
 @contextmanager
@@ -119,26 +176,71 @@ def open_store(folder: Path, settings: Settings) -> Iterator[Store]:
         IndexStoreError: another process writes to it, it is damaged, or cannot be written.
     """
     check_folder(folder)
-    try:
-        (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be made ({error.strerror}); name a folder that can be written") from None
+    _make_folder(folder)
     with writer_lock(folder):
         is_new = not Catalog.exists(folder)
         try:
             if is_new:
                 Catalog.create(folder, settings)
                 fsync_folder(folder.parent)
-            catalog = Catalog.open(folder)
-            try:
-                _remove_orphans(folder, catalog)
-                yield Store(folder, catalog, catalog.settings())
-            finally:
-                is_new = is_new and catalog.counts()[0] == 0
-                catalog.close()
+            with _opened(folder) as store:
+                try:
+                    yield store
+                finally:
+                    is_new = is_new and store.catalog.counts()[0] == 0
         finally:
             if is_new:
                 _remove_new(folder)
+
+
+@contextmanager
+def open_existing(folder: Path) -> Iterator[Store]:
+    """Open an index for writing.
+
+    Raises:
+        IndexStoreError: there is none, another process writes to it, it is damaged, or cannot be written.
+    """
+    if not Catalog.exists(folder):
+        Catalog.open(folder)  # says so
+    with writer_lock(folder), _opened(folder) as store:
+        yield store
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[Store]:
+    catalog = Catalog.open(folder)
+    try:
+        with catalog.reading():
+            check_seal(catalog, read_seal(folder))
+        _remove_orphans(folder, catalog)
+        try:
+            yield Store(folder, catalog, catalog.settings())
+        finally:
+            seal(catalog)
+    finally:
+        catalog.close()
+
+
+def create_store(folder: Path, settings: Settings) -> None:
+    """Make an empty index.
+
+    Raises:
+        InputError: the folder holds something, or cannot be made.
+    """
+    check_folder(folder)
+    _make_folder(folder)
+    with writer_lock(folder):
+        if Catalog.exists(folder):
+            raise InputError(f"{folder} is an index already; open it, or name a new folder")
+        Catalog.create(folder, settings)
+        fsync_folder(folder.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        (folder / SEGMENTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made ({error.strerror}); name a folder that can be written") from None
 
 
 def check_folder(folder: Path) -> None:
@@ -155,6 +257,16 @@ def check_folder(folder: Path) -> None:
             raise InputError(f"{folder} is not an index and not empty (it holds {other[0]}); name a new folder")
 
 
+def discard_empty(folder: Path) -> None:
+    """Take an index away again that was made for something that then failed, unless something is in it."""
+    with writer_lock(folder):
+        catalog = Catalog.open(folder)
+        empty = catalog.counts() == (0, 0)
+        catalog.close()
+        if empty:
+            _remove_new(folder)
+
+
 def _remove_new(folder: Path) -> None:
     """Take away an index that was begun and got no document; a folder that is then empty goes too."""
     for path in [*folder.glob(CATALOG_NAME + "*"), *(folder / SEGMENTS).glob("*"), folder / LOCK_NAME]:
@@ -166,22 +278,25 @@ def _remove_new(folder: Path) -> None:
 
 def remove_orphans_if_idle(folder: Path, catalog: Catalog) -> None:
     """Remove files that no commit has made part of the index, unless a writer is at work."""
-    if _unlisted(folder, catalog):
+    if unlisted(catalog):
         with writer_lock_if_free(folder) as free:
             if free:
                 _remove_orphans(folder, catalog)
 
 
 def _remove_orphans(folder: Path, catalog: Catalog) -> None:
-    for path in _unlisted(folder, catalog):
+    for path in unlisted(catalog):
         path.unlink(missing_ok=True)
 
 
-def _unlisted(folder: Path, catalog: Catalog) -> Iterable[Path]:
-    present = list((folder / SEGMENTS).glob("*"))  # before the catalog is read: a file committed after is not an orphan
-    listed = {segment.name for segment in catalog.segments()}
+def unlisted(catalog: Catalog) -> list[Path]:
+    """Files that no commit has made part of the index."""
+    present = list(
+        (catalog.folder / SEGMENTS).glob("*")
+    )  # before the catalog is read: a file committed after is not an orphan
+    listed = {name for segment in catalog.segments() for name in (segment.name, segment.name + SUFFIX)}
     return [path for path in present if path.name not in listed]
 
 
 def _is_ours(name: str) -> bool:
-    return name in (SEGMENTS, LOCK_NAME) or name.startswith(CATALOG_NAME)
+    return name in (SEGMENTS, COMPACTING, LOCK_NAME) or name.startswith(CATALOG_NAME)

@@ -1,0 +1,326 @@
+"""Searching and indexes on the command line: options and help; ``verbs_index.py`` does what they say.
+
+``diffembed index PATH... --into DIR`` indexes files; ``diffembed index VERB DIR`` does something with an index that is
+there. A first word that is a verb is taken as one unless ``--into`` is given.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from diffembed.cli_options import ChunkingOption, JsonOption, ModelOption
+
+_FILES = "PATH"
+
+WhereOption = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        metavar="FILTER",
+        help="Only documents that pass, e.g. 'kind = code and path prefix src/'; docs/index.md has the language.",
+    ),
+]
+WatchOption = Annotated[bool, typer.Option("--watch", help="Go on, and look again when files have changed.")]
+IntervalOption = Annotated[
+    float, typer.Option("--every", metavar="SECONDS", help="With --watch: how long to wait between two looks.")
+]
+IndexArgument = Annotated[Path, typer.Argument(metavar="DIR", help="An index folder.", show_default=False)]
+
+
+class IndexGroup(TyperGroup):
+    """``index``: a verb and an index folder, or else files to index."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Everything that does not begin with a verb goes to the command that indexes files."""
+        into = any(arg == "--into" or arg.startswith("--into=") for arg in args)
+        if args and (args[0] in ("--help", "-h") or (args[0] in self.commands and not into)):
+            return super().parse_args(ctx, args)
+        return super().parse_args(ctx, [_FILES, *args])
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Both forms."""
+        return ["PATH... --into DIR [OPTIONS]", "| VERB DIR [ARGS]"]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The options of indexing files, then the verbs."""
+        files = self.commands[_FILES]
+        with files.make_context(_FILES, [], parent=ctx, resilient_parsing=True) as inner:
+            files.format_options(inner, formatter)
+        self.format_commands(ctx, formatter)
+
+
+index_app = typer.Typer(cls=IndexGroup, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def search(
+    query: Annotated[
+        str, typer.Argument(metavar="QUERY", help="What to look for, in your own words.", show_default=False)
+    ],
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PATH", help="Files, folders, or an index folder; the current folder if none is given."),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, metavar="K", help="How many chunks to print.")] = 10,
+    where: WhereOption = None,
+    hybrid: Annotated[
+        bool, typer.Option("--hybrid", help="Take the words of the query into account too (BM25), by ranks.")
+    ] = False,
+    weight: Annotated[
+        float | None,
+        typer.Option(
+            "--weight",
+            min=0.0,
+            max=1.0,
+            metavar="W",
+            help="With --hybrid: by scores, W of the meaning, 1 - W of words.",
+        ),
+    ] = None,
+    group: Annotated[bool, typer.Option("--group", help="Only the best chunk of each document.")] = False,
+    neighbours: Annotated[
+        int, typer.Option("--neighbours", min=0, metavar="N", help="Print N chunks before and after each, too.")
+    ] = 0,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare with every vector, however many there are.")] = False,
+    model: ModelOption = "default",
+    chunking: ChunkingOption = None,
+    watch: WatchOption = False,
+    every: IntervalOption = 2.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Search files by meaning.
+
+    The first search of a PATH indexes it; later ones read only what changed since, told by content hash. The index
+    lives in the cache folder ($XDG_CACHE_HOME/diffembed, else ~/.cache/diffembed), never beside your files.
+
+    \b
+    Examples:
+      diffembed search "how do I undo a commit"
+      diffembed search "retry after a timeout" src/ docs/ --top 3 --where "kind = code"
+      diffembed search "E1142 overflow" logs/ --hybrid --group --neighbours 1
+      diffembed search "warranty period" contracts/ --json
+    """
+    from diffembed import verbs_index
+    from diffembed.errors import InputError
+
+    if weight is not None and not hybrid:
+        raise InputError("--weight is of --hybrid; give both, or neither")
+    options: dict[str, Any] = {"top": top, "where": where, "group": group, "exact": exact, "neighbours": neighbours}
+    options["hybrid"] = ("rrf" if weight is None else "weighted") if hybrid else False
+    if weight is not None:
+        options["weight"] = weight
+    verbs_index.search(
+        query,
+        paths or [Path(".")],
+        options,
+        model=model,
+        chunking=chunking.value if chunking else None,
+        watch=every if watch else None,
+        as_json=as_json,
+    )
+
+
+@index_app.callback()
+def index() -> None:
+    """Index files into a folder of your choice; `diffembed search QUERY DIR` searches it. Or look after an index.
+
+    Run again, it reads only the files whose content changed, and cuts them as before. A folder that is called like a
+    verb is indexed where --into is given.
+
+    \b
+    Examples:
+      diffembed index notes/ src/ --into notes.index
+      diffembed index interviews/ --into interviews.index --chunking adaptive
+      diffembed index notes/ --into notes.index --watch
+      diffembed index verify notes.index
+    """
+
+
+@index_app.command(_FILES, hidden=True)
+def index_files(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="Files and folders to index.", show_default=False)
+    ],
+    into: Annotated[
+        Path, typer.Option("--into", metavar="DIR", help="The index folder to make or to bring up to date.")
+    ],
+    model: ModelOption = "default",
+    chunking: ChunkingOption = None,
+    watch: WatchOption = False,
+    every: IntervalOption = 2.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Index files into a folder of your choice.
+
+    \b
+    Example:
+      diffembed index notes/ src/ --into notes.index
+    """
+    from diffembed import verbs_index
+
+    verbs_index.index(
+        paths,
+        into,
+        model=model,
+        chunking=chunking.value if chunking else None,
+        watch=every if watch else None,
+        as_json=as_json,
+    )
+
+
+@index_app.command(short_help="Store records from JSON lines.")
+def add(
+    folder: IndexArgument,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help=".jsonl, also .gz and .zst.", show_default=False)],
+    model: ModelOption = "default",
+    new: Annotated[
+        bool, typer.Option("--new", help="Refuse ids that the index has, instead of replacing them.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Store records: an object a line with `id`, `text` or `chunks`; every other key becomes metadata for --where.
+
+    Records take the place of those with the same ids. An index that is not there is made, with --model.
+
+    \b
+    Example:
+      diffembed index add tickets.index tickets.jsonl
+    """
+    from diffembed import verbs_index
+
+    verbs_index.add(folder, files, model=model, new=new, as_json=as_json)
+
+
+@index_app.command("import", short_help="Store vectors made elsewhere, from Parquet.")
+def import_(
+    folder: IndexArgument,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Parquet files.", show_default=False)],
+    fingerprint: Annotated[
+        str | None,
+        typer.Option(
+            "--fingerprint",
+            metavar="F",
+            help="Of the model that made the vectors, or 'unknown'; not needed for files that `index export` wrote.",
+        ),
+    ] = None,
+    dims: Annotated[
+        int | None, typer.Option("--dims", min=1, metavar="N", help="Of a new index whose model is not at hand.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="M", help="Of a new index: the model that made the vectors.")
+    ] = None,
+    vectors_only: Annotated[
+        bool, typer.Option("--vectors-only", help="A new index without texts: rows under int64 ids.")
+    ] = False,
+    id_column: Annotated[str, typer.Option("--id-column", metavar="NAME", help="Column of the ids.")] = "id",
+    vector_column: Annotated[
+        str, typer.Option("--vector-column", metavar="NAME", help="Column of the vectors.")
+    ] = "vector",
+    text_column: Annotated[str, typer.Option("--text-column", metavar="NAME", help="Column of the texts.")] = "text",
+    as_json: JsonOption = False,
+) -> None:
+    """Store the rows of Parquet files: ids, vectors (int8 or floating point), texts, and further columns as metadata.
+
+    Rows take the place of those with the same ids. Types, widths, values and ids are checked.
+
+    \b
+    Examples:
+      diffembed index import copy.index backup.parquet --model default
+      diffembed index import big.index part-*.parquet --dims 384 --vectors-only --fingerprint unknown
+    """
+    from diffembed import verbs_index
+
+    create: dict[str, Any] | None = None
+    if dims is not None or model is not None or vectors_only:
+        create = {"dims": dims, "model": model, "vectors_only": vectors_only}
+    columns = {"id_column": id_column, "vector_column": vector_column, "text_column": text_column}
+    verbs_index.import_(folder, files, {"fingerprint": fingerprint, **columns}, create=create, as_json=as_json)
+
+
+@index_app.command(short_help="Write vectors, ids, texts and metadata to a file.")
+def export(
+    folder: IndexArgument,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help=".parquet, or .npy with the ids in a file of their own beside it."
+        ),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Write the vectors of an index with their ids, texts and metadata, as they are now.
+
+    \b
+    Examples:
+      diffembed index export notes.index --output notes.parquet
+      diffembed index export notes.index --output notes.npy
+    """
+    from diffembed import verbs_index
+
+    verbs_index.export(folder, output, as_json=as_json)
+
+
+@index_app.command(short_help="Take records, files or vectors away.")
+def delete(
+    folder: IndexArgument,
+    ids: Annotated[
+        list[str], typer.Argument(metavar="ID", help="Ids of records, or paths of files.", show_default=False)
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Take records, files (by their absolute path) or vectors away by their ids.
+
+    \b
+    Example:
+      diffembed index delete tickets.index 4711 4712
+    """
+    from diffembed import verbs_index
+
+    verbs_index.delete(folder, ids, as_json=as_json)
+
+
+@index_app.command(short_help="Join segments, drop what is deleted, build coarse indexes.")
+def compact(folder: IndexArgument, as_json: JsonOption = False) -> None:
+    """Join segments, drop what is deleted, and build the coarse indexes that make searches of millions fast.
+
+    \b
+    Example:
+      diffembed index compact notes.index
+    """
+    from diffembed import verbs_index
+
+    verbs_index.compact(folder, as_json=as_json)
+
+
+@index_app.command(short_help="Look for damage.")
+def verify(folder: IndexArgument, as_json: JsonOption = False) -> None:
+    """Recount and compare everything, every byte of the vectors included; exit code 4 if something is damaged.
+
+    \b
+    Example:
+      diffembed index verify notes.index
+    """
+    from diffembed import verbs_index
+
+    verbs_index.verify(folder, as_json=as_json)
+
+
+@index_app.command(short_help="Say how large an index is and what it holds.")
+def stats(folder: IndexArgument, as_json: JsonOption = False) -> None:
+    """Say how large an index is, what it was made with, and which fields filters can ask for.
+
+    \b
+    Example:
+      diffembed index stats notes.index
+    """
+    from diffembed import verbs_index
+
+    verbs_index.stats(folder, as_json=as_json)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Enter the verbs of this file."""
+    app.command()(search)
+    app.add_typer(index_app, name="index", short_help="Index files into a folder of your choice, or look after one.")

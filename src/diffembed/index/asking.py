@@ -1,0 +1,124 @@
+"""Searches in words, the same wherever the vectors are: what is asked is checked, encoded, and the hits are marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffembed.errors import InputError
+from diffembed.index.encoding import Hit, TextEncoder, best_sentences, check_model, load_encoder
+from diffembed.index.filters import Where
+from diffembed.index.fusion import Fusion, check_fusion
+from diffembed.index.schema import Settings
+from diffembed.index.searching import Answer, Request
+from diffembed.index.segments import Int8Rows
+
+
+class TextSearch:
+    """What ``Index`` and ``QdrantIndex`` share: they say where they are (``place``) and how to ``_find``.
+
+    Attributes:
+        settings: what the vectors were made with.
+    """
+
+    settings: Settings
+    _encoder: TextEncoder | None = None
+
+    @property
+    def place(self) -> Path | str:
+        """Where it is, for messages."""
+        raise NotImplementedError
+
+    def _find(
+        self, texts: Sequence[str], vectors_QD: Int8Rows, request: Request, where: Where | None
+    ) -> list[list[Answer]]:
+        """What each query finds, best first."""
+        raise NotImplementedError
+
+    def search(
+        self,
+        query: str,
+        *,
+        top: int = 10,
+        where: Where | None = None,
+        hybrid: bool | Fusion = False,
+        weight: float = 0.5,
+        group: bool = False,
+        exact: bool = False,
+        neighbours: int = 0,
+        sentences: bool = True,
+        encoder: TextEncoder | str | None = None,
+    ) -> list[Hit]:
+        """The chunks closest to a query, best first, each with its best sentence.
+
+        Args:
+            query: what to look for.
+            top: how many chunks at most.
+            where: only documents that this filter lets through (see ``filters.py``).
+            hybrid: take the words of the query into account too: ``"rrf"`` (or ``True``) by reciprocal ranks,
+                ``"weighted"`` by the sum of both scores.
+            weight: of the cosine, 0 to 1, for ``"weighted"``.
+            group: only the best chunk of each document.
+            exact: compare with every vector, however many there are.
+            neighbours: so many chunks before and after each hit come with it.
+            sentences: ``False`` leaves the best sentences out, which saves the model's time.
+            encoder: the model that made the index; ``None`` loads the one that the index names.
+
+        Raises:
+            InputError: an empty query, a filter that is none, numbers that make no sense.
+            IndexStoreError: a damaged index, or another model.
+        """
+        return self.search_all(
+            [query],
+            top=top,
+            where=where,
+            hybrid=hybrid,
+            weight=weight,
+            group=group,
+            exact=exact,
+            neighbours=neighbours,
+            sentences=sentences,
+            encoder=encoder,
+        )[0]
+
+    def search_all(
+        self,
+        queries: Sequence[str],
+        *,
+        top: int = 10,
+        where: Where | None = None,
+        hybrid: bool | Fusion = False,
+        weight: float = 0.5,
+        group: bool = False,
+        exact: bool = False,
+        neighbours: int = 0,
+        sentences: bool = True,
+        encoder: TextEncoder | str | None = None,
+    ) -> list[list[Hit]]:
+        """As :meth:`search`, for many queries in one state of the index, encoded together."""
+        if not all(query.strip() for query in queries):
+            raise InputError("the query is empty; say what to look for")
+        request = Request(top, None, check_fusion(hybrid, weight), weight, group, exact, neighbours)
+        request.check()
+        if self.settings.vectors_only:
+            raise InputError(f"{self.place} holds vectors only, no texts; search it with search_vectors")
+        model = self._model(encoder)
+        if not queries:
+            return []
+        vectors_QD = model.encode_queries(list(queries), dtype="int8").values
+        hits = []
+        for vector_D, found in zip(vectors_QD, self._find(queries, vectors_QD, request, where), strict=True):
+            best = best_sentences(model, vector_D, [answer.stored for answer in found]) if sentences else None
+            hits.append([answer.hit(best[n] if best else None) for n, answer in enumerate(found)])
+        return hits
+
+    def _model(self, encoder: TextEncoder | str | None = None) -> TextEncoder:
+        if encoder is None:
+            if not self.settings.model and self._encoder is None:
+                raise InputError(f"{self.place} names no model; give the encoder that made its vectors")
+            self._encoder = self._encoder or load_encoder(self.settings.model)
+            model = self._encoder
+        else:
+            model = load_encoder(encoder) if isinstance(encoder, str) else encoder
+        check_model(self.place, self.settings, model)
+        return model

@@ -1,0 +1,89 @@
+"""How the catalog's SQLite file is opened, and its errors as messages that say what to do."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec, Protocol, TypeVar, cast
+from urllib.parse import quote
+
+from diffembed.errors import IndexStoreError
+from diffembed.index import lexical
+
+_BUSY_SECONDS = 30.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _HasFolder(Protocol):
+    folder: Path
+
+
+def errors_named(function: Callable[P, T]) -> Callable[P, T]:
+    """A method of something with a ``folder``: SQLite's errors as ``IndexStoreError`` with what to do."""
+
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except sqlite3.Error as error:
+            raise explained(cast(_HasFolder, args[0]).folder, error) from None
+
+    return wrapper
+
+
+def explained(folder: Path, error: sqlite3.Error) -> IndexStoreError:
+    """SQLite's error as one of ours, with the folder and what to do."""
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        return IndexStoreError(f"{folder} is being written by another process; wait until it has ended")
+    if "full" in text:
+        return IndexStoreError(f"{folder}: the disk is full; make room and index again, the index is as it was before")
+    if "readonly" in text or "unable to open" in text:
+        return IndexStoreError(f"{folder} cannot be written ({text}); check its rights")
+    if "no such module: fts5" in text:
+        return IndexStoreError("this Python's SQLite has no full-text search (FTS5); use a Python whose SQLite has it")
+    return IndexStoreError(f"the catalog of {folder} is damaged ({text}); delete that folder and index the files again")
+
+
+def connect(path: Path, *, wal: bool = True) -> sqlite3.Connection:
+    """Open a catalog's file; commits of the connection are on disk when they return.
+
+    Raises:
+        IndexStoreError: it lies on a read-only disk with an unfinished write beside it.
+    """
+    if not wal or can_write(path):
+        db = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False)
+        try:
+            if wal:
+                db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+        except sqlite3.Error:
+            db.close()
+            raise
+    else:
+        db = _connect_read_only(path)
+    db.create_function("lexical_form", 1, lexical.form, deterministic=True)
+    db.execute("PRAGMA trusted_schema=ON")  # the view behind the full-text index calls that function
+    return db
+
+
+def can_write(path: Path) -> bool:
+    """Whether this process may write a file and beside it."""
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+
+
+def _connect_read_only(path: Path) -> sqlite3.Connection:
+    # On a read-only disk nobody writes, and WAL's shared memory could not be made. Without it SQLite would not see
+    # what a killed writer has left in the journal.
+    journal = path.with_name(path.name + "-wal")
+    if journal.exists() and journal.stat().st_size:
+        raise IndexStoreError(
+            f"{path.parent} cannot be written and holds an unfinished write; open it once where it can be written"
+        )
+    uri = f"file:{quote(str(path))}?immutable=1"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)

@@ -1,0 +1,214 @@
+"""What callers hand over, checked: vectors made elsewhere, ids, and records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from diffembed.errors import InputError
+from diffembed.index.schema import Settings, metadata_text
+from diffembed.index.segments import IdArray, Int8Rows
+from diffembed.text.chunking import Chunk
+from diffembed.text.readers import TextKind
+from diffembed.vectors.quantize import INT8_SCALE, scaled_int8
+
+MAX_METADATA_BYTES = 65_536
+_KEYS = ("id", "text", "chunks", "metadata", "kind", "vector", "vectors")
+_KINDS = get_args(TextKind)
+_STEP = 1e-3  # float32 copies of tanh(m) = k / 127 differ from it by less
+_LINE_END = re.compile(r"\r\n|\n|\r")
+
+
+def vector_rows(vectors: npt.ArrayLike, dims: int | None, what: str) -> Int8Rows:
+    """Vectors from elsewhere as ``[N, D]`` int8.
+
+    int8 stays as it is. Floating-point vectors whose values are all multiples of 1/127 from -1 to 1 (what ``encode``
+    gives for int8-trained models after rounding) become those multiples; others are stretched row by row until their
+    largest value is 127, which keeps their cosines.
+
+    Args:
+        vectors: two-dimensional, int8 or floating point.
+        dims: the width that they must have; ``None`` for any.
+        what: what they are, for the error.
+
+    Raises:
+        InputError: another shape, width or type, or a value that is not finite.
+
+    >>> vector_rows([[0.5, -1.0], [3.0, 4.0]], 2, "rows").tolist()
+    [[64, -127], [95, 127]]
+    >>> vector_rows(np.array([[64, -127]]) / 127, 2, "rows").tolist()
+    [[64, -127]]
+    """
+    rows_ND = np.asarray(vectors)
+    if rows_ND.ndim != 2 or rows_ND.shape[1] == 0 or dims not in (None, rows_ND.shape[1]):
+        wanted = "any" if dims is None else dims
+        raise InputError(f"{what} have the shape {list(rows_ND.shape)}; give [rows, {wanted} dims]")
+    if rows_ND.dtype == np.int8:
+        return np.ascontiguousarray(rows_ND)
+    if not np.issubdtype(rows_ND.dtype, np.floating):
+        raise InputError(f"{what} are {rows_ND.dtype}; give int8 or floating point")
+    floats_ND = rows_ND.astype(np.float32)
+    wrong = np.flatnonzero(~np.isfinite(floats_ND).all(axis=1))
+    if len(wrong):
+        raise InputError(f"{what} have a value that is not finite in row {wrong[0]} (from 0); mend or leave it out")
+    scaled = floats_ND * np.float32(INT8_SCALE)
+    whole = np.rint(scaled)
+    if (np.abs(scaled - whole) < _STEP).all() and (np.abs(whole) <= INT8_SCALE).all():
+        return whole.astype(np.int8)
+    return scaled_int8(floats_ND)
+
+
+def vector_ids(ids: npt.ArrayLike, count: int) -> IdArray:
+    """Ids of so many vectors, ``[N]`` int64, in the order given.
+
+    Raises:
+        InputError: another number of them, not integers from 0, or one that is there twice.
+    """
+    given = np.asarray(ids)
+    if given.shape != (count,):
+        raise InputError(f"there are {count} vectors and ids of the shape {list(given.shape)}; give one id for each")
+    if not np.issubdtype(given.dtype, np.integer) and count:
+        raise InputError(f"ids are {given.dtype}; an index of vectors only takes integers (int64)")
+    ids_N = given.astype(np.int64)
+    if count and (ids_N.min() < 0 or (ids_N != given).any()):
+        raise InputError(f"id {given.min() if ids_N.min() < 0 else given.max()} is out of range; give 0 to 2**63 - 1")
+    ordered = np.sort(ids_N)
+    twice = ordered[1:][np.diff(ordered) == 0]
+    if len(twice):
+        raise InputError(f"id {twice[0]} is there twice; give every id once")
+    return ids_N
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record that was checked: a text to be cut, or chunks, perhaps with their vectors."""
+
+    key: str
+    kind: TextKind
+    text: str | None
+    chunks: tuple[str, ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    rows: Int8Rows | None = None
+
+    @property
+    def content_hash(self) -> str:
+        """Over everything that its chunks and vectors depend on."""
+        digest = hashlib.sha256(json.dumps([self.kind, self.text, self.chunks]).encode())
+        digest.update(b"" if self.rows is None else self.rows.tobytes())
+        return digest.hexdigest()
+
+    def ready_chunks(self) -> list[Chunk]:
+        """The chunks of a record that is not to be cut; places as if one stood a line below the other."""
+        found, start, line = [], 0, 1
+        for text in self.chunks if self.text is None else (self.text,):
+            last = line + len(_LINE_END.findall(text))
+            found.append(Chunk(text, start, start + len(text), line, last))
+            start, line = start + len(text) + 1, last + 1
+        return found
+
+
+def read_record(given: object, settings: Settings) -> Record:
+    """A record as the caller gave it, checked.
+
+    Raises:
+        InputError: the message names the record and what is wrong with it.
+    """
+    if not isinstance(given, Mapping):
+        raise InputError(f"a record is {type(given).__name__}, not an object; give one with {', '.join(_KEYS)}")
+    key = given.get("id")
+    if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
+        raise InputError(f"a record has the id {key!r}; give a string that is not empty, or an integer")
+    name = f"record {key!r}"
+    unknown = sorted(set(given) - set(_KEYS), key=str)
+    if unknown:
+        raise InputError(f"{name} has the key {unknown[0]!r}; put it into metadata. Known are {', '.join(_KEYS)}")
+    text, chunks = given.get("text"), given.get("chunks")
+    if (text is None) == (chunks is None):
+        raise InputError(f"{name} needs either text or chunks")
+    if chunks is not None and (isinstance(chunks, str) or not isinstance(chunks, Sequence) or not chunks):
+        raise InputError(f"{name} has chunks that are no list of strings, or an empty one")
+    kind = given.get("kind", "prose")
+    if kind not in _KINDS:
+        raise InputError(f"{name} is of kind {kind!r}; choose one of {', '.join(_KINDS)}")
+    checked = tuple(_text(name, piece) for piece in ([text] if chunks is None else chunks))
+    return Record(
+        key=_text(name, str(key)),
+        kind=kind,
+        text=None if text is None else checked[0],
+        chunks=() if chunks is None else checked,
+        metadata=_metadata(name, given.get("metadata")),
+        rows=_vectors(name, given, len(checked), settings.dims),
+    )
+
+
+def _text(name: str, piece: object) -> str:
+    if not isinstance(piece, str) or not piece.strip():
+        raise InputError(f"{name} has a text that is {'empty' if isinstance(piece, str) else type(piece).__name__}")
+    try:
+        piece.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{name} has a lone surrogate (half a UTF-16 pair) at character {error.start}; replace it"
+        ) from None
+    return piece
+
+
+def _metadata(name: str, given: object) -> Mapping[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InputError(f"{name} has metadata that is {type(given).__name__}; give an object")
+    try:
+        text = metadata_text(given)
+        size = len(text.encode("utf-8"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{name} has metadata that is not JSON ({error}); give strings, finite numbers, lists"
+        ) from None
+    if size > MAX_METADATA_BYTES:
+        raise InputError(
+            f"{name} has {size:,} bytes of metadata, at most {MAX_METADATA_BYTES:,} are allowed; keep texts out of it"
+        )
+    plain: dict[str, Any] = json.loads(text)  # keys as strings, tuples as lists: what will be read back
+    _check_numbers(name, plain)
+    return plain
+
+
+def _check_numbers(name: str, value: object) -> None:
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_numbers(name, item)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InputError(f"{name} has {value} in its metadata, beyond 64 bits; give it as a string")
+
+
+def _vectors(name: str, given: Mapping[str, Any], count: int, dims: int) -> Int8Rows | None:
+    one, many = given.get("vector"), given.get("vectors")
+    if one is None and many is None:
+        return None
+    if one is not None and many is not None:
+        raise InputError(f"{name} has both vector and vectors; give one of them")
+    if one is not None and np.ndim(one) != 1:
+        raise InputError(f"{name} has a vector of {np.ndim(one)} dimensions; give a list of {dims} numbers, or vectors")
+    rows = vector_rows(_numbers(name, [one] if many is None else many), dims, f"the vectors of {name}")
+    if len(rows) != count:
+        raise InputError(f"{name} has {len(rows)} vectors for {count} chunks; give one for each")
+    return rows
+
+
+def _numbers(name: str, given: Any) -> npt.NDArray[Any]:
+    """Arrays keep their type; lists of integers from -128 to 127 are int8."""
+    try:
+        values = np.asarray(given)
+    except ValueError:
+        raise InputError(f"{name} has vectors of different widths") from None
+    if values.dtype == np.int64 and values.size and values.min() >= -128 and values.max() <= 127:
+        return values.astype(np.int8)
+    return values

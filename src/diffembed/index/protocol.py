@@ -1,0 +1,64 @@
+"""What every index of diffembed can do, be it a folder on this machine (``Index``) or a collection of a cluster.
+
+Code that is written against ``SearchIndex`` works with either. ``Index`` and ``QdrantIndex`` need not inherit from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from diffembed.index.encoding import Hit, Progress, TextEncoder
+from diffembed.index.filters import Where
+from diffembed.index.fusion import Fusion
+from diffembed.index.records import WriteReport
+from diffembed.index.schema import Settings
+from diffembed.index.segments import FloatArray, IdArray
+
+
+class SearchIndex(Protocol):
+    """An index of chunks, or of vectors only; see ``Index`` for what the methods mean."""
+
+    settings: Settings
+
+    def __len__(self) -> int: ...
+    def close(self) -> None: ...
+
+    def add(self, records: Iterable[Mapping[str, Any]], *, progress: Progress | None = ...) -> WriteReport: ...
+    def upsert(self, records: Iterable[Mapping[str, Any]], *, progress: Progress | None = ...) -> WriteReport: ...
+    def add_vectors(self, vectors_ND: npt.ArrayLike, ids_N: npt.ArrayLike) -> int: ...
+    def delete(self, ids: Iterable[str | int]) -> int: ...
+
+    def search(
+        self,
+        query: str,
+        *,
+        top: int = ...,
+        where: Where | None = ...,
+        hybrid: bool | Fusion = ...,
+        weight: float = ...,
+        group: bool = ...,
+        exact: bool = ...,
+        neighbours: int = ...,
+        sentences: bool = ...,
+        encoder: TextEncoder | str | None = ...,
+    ) -> list[Hit]: ...
+    def search_all(
+        self,
+        queries: Sequence[str],
+        *,
+        top: int = ...,
+        where: Where | None = ...,
+        hybrid: bool | Fusion = ...,
+        weight: float = ...,
+        group: bool = ...,
+        exact: bool = ...,
+        neighbours: int = ...,
+        sentences: bool = ...,
+        encoder: TextEncoder | str | None = ...,
+    ) -> list[list[Hit]]: ...
+    def search_vectors(
+        self, vectors_QD: npt.ArrayLike, top: int, *, where: Where | None = ..., exact: bool = ...
+    ) -> tuple[IdArray, FloatArray]: ...

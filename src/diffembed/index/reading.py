@@ -1,0 +1,164 @@
+"""The reading side of an index: opening a folder, and searches over one state of it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy.typing as npt
+
+from diffembed.errors import IndexStoreError, InputError
+from diffembed.index.asking import TextSearch
+from diffembed.index.catalog import Catalog, IdArray
+from diffembed.index.filters import Where, allowed_rows, parse_filter, sql
+from diffembed.index.incoming import vector_rows
+from diffembed.index.parts import open_snapshot
+from diffembed.index.scan import Snapshot
+from diffembed.index.schema import Settings, StoredChunk
+from diffembed.index.seal import check_seal, read_seal
+from diffembed.index.searching import Answer, Request, answers
+from diffembed.index.segments import FloatArray, Int8Rows
+from diffembed.index.store import remove_orphans_if_idle
+
+_ATTEMPTS = 3
+T = TypeVar("T")
+
+
+class IndexReader(TextSearch):
+    """An open index that is searched; ``Index`` adds what writes.
+
+    Attributes:
+        path: the folder.
+        settings: what it was made with: model, width, chunking and chunk length.
+    """
+
+    def __init__(self, path: Path, catalog: Catalog) -> None:
+        self.path = path
+        self.settings: Settings = catalog.settings()
+        self._catalog = catalog
+        weakref.finalize(self, catalog.close)
+        self._snapshot: Snapshot | None = None
+        self._generation = -1
+        # what the last filter let through: generation, condition and its values, ids
+        self._allowed: tuple[tuple[int, str, list[Any]], IdArray] | None = None
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open an index and check it.
+
+        Raises:
+            IndexStoreError: not an index, damaged, or of another version.
+        """
+        folder = Path(path).resolve()
+        catalog = Catalog.open(folder)
+        try:
+            index = cls(folder, catalog)
+            sealed = read_seal(folder)
+            index._reading(lambda snapshot: check_seal(catalog, sealed))
+            remove_orphans_if_idle(folder, catalog)
+        except BaseException:
+            catalog.close()
+            raise
+        return index
+
+    def close(self) -> None:
+        """Close the files; also done at the end of a ``with`` block."""
+        self._snapshot = None
+        self._generation = -1
+        self._catalog.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """How many chunks (or vectors) it holds."""
+        return self._catalog.counts()[1]
+
+    @property
+    def documents(self) -> list[Path]:
+        """The files it holds."""
+        return [Path(document.key) for document in self._catalog.documents(files_only=True)]
+
+    @property
+    def place(self) -> Path:
+        """The folder, for messages."""
+        return self.path
+
+    def _find(
+        self, texts: Sequence[str], vectors_QD: Int8Rows, request: Request, where: Where | None
+    ) -> list[list[Answer]]:
+        def find(snapshot: Snapshot) -> list[list[Answer]]:
+            asked = request.within(self._rows_where(where))
+            pairs = zip(texts, vectors_QD, strict=True)
+            return [answers(self._catalog, snapshot, text, vector, asked) for text, vector in pairs]
+
+        return self._reading(find)
+
+    def search_vectors(
+        self, vectors_QD: npt.ArrayLike, top: int, *, where: Where | None = None, exact: bool = False
+    ) -> tuple[IdArray, FloatArray]:
+        """The chunks closest to vectors made elsewhere by the same model.
+
+        Args:
+            vectors_QD: ``[Q, D]`` int8, or floating point (see ``vector_rows``).
+            top: how many chunks for each.
+            where: only chunks of documents that this filter lets through.
+            exact: compare with every vector, however many there are.
+
+        Returns:
+            ``[Q, top]`` ids of chunks (-1 where there are fewer) and ``[Q, top]`` cosines (``-inf`` there); of an index
+            of vectors only, the ids that they were stored under.
+        """
+        queries_QD = vector_rows(vectors_QD, None, "the queries")
+        return self._reading(
+            lambda snapshot: snapshot.search(queries_QD, top, allowed=self._rows_where(where), exact=exact)
+        )
+
+    def chunks(self, ids: Sequence[int]) -> list[StoredChunk]:
+        """Text and place of chunks by id."""
+        return self._catalog.chunks([int(i) for i in ids])
+
+    def _rows_where(self, where: Where | None) -> IdArray | None:
+        if where is None:
+            return None
+        if self.settings.vectors_only:
+            raise InputError(f"{self.path} holds vectors only: there is no metadata for a filter to look at")
+        text, values = sql(parse_filter(where))
+        asked = (self._catalog.generation(), text, values)
+        if self._allowed is None or self._allowed[0] != asked:
+            self._allowed = (asked, allowed_rows(self._catalog, text, values))
+        return self._allowed[1]
+
+    def _reading(self, work: Callable[[Snapshot], T]) -> T:
+        """Something done with one state of the index."""
+        for attempt in range(_ATTEMPTS):
+            with self._catalog.reading():
+                try:
+                    snapshot = self._current_snapshot()
+                except IndexStoreError:
+                    # A writer may have merged segments away between our look at the list and at the files.
+                    if attempt < _ATTEMPTS - 1 and self._files_missing():
+                        continue
+                    raise
+                return work(snapshot)
+        raise AssertionError("unreachable")
+
+    def _files_missing(self) -> bool:
+        return any(not (self.path / "segments" / listed.name).exists() for listed in self._catalog.segments())
+
+    def _current_snapshot(self) -> Snapshot:
+        generation = self._catalog.generation()
+        if self._snapshot is None or generation != self._generation:
+            snapshot = open_snapshot(self.path, self._catalog, self.settings, self._snapshot)
+            if snapshot.rows != len(self):
+                raise IndexStoreError(
+                    f"{self.path} holds {snapshot.rows} vectors for {len(self)} chunks; "
+                    "delete that folder and index the files again"
+                )
+            self._snapshot, self._generation = snapshot, generation
+        return self._snapshot

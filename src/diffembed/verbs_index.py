@@ -1,0 +1,243 @@
+"""The verbs of searching and of indexes: each calls one public function and shows what it returns, as ``verbs.py``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffembed import console
+from diffembed.errors import IndexStoreError, InputError
+
+if TYPE_CHECKING:
+    from diffembed.index import Index, SearchReport
+    from diffembed.text.chunking import Strategy
+
+_NAMED = 3  # files named for each reason why some were left out
+
+
+def search(
+    query: str,
+    paths: Sequence[Path],
+    options: dict[str, Any],
+    *,
+    model: str,
+    chunking: Strategy | None,
+    watch: float | None,
+    as_json: bool,
+) -> None:
+    """``diffembed search``: ``options`` as of ``search_paths``."""
+    start = time.perf_counter()
+    with console.progress("indexing") as tick:
+        for report in _searches(query, paths, watch, model=model, chunking=chunking, progress=tick, **options):
+            if as_json:
+                seconds = time.perf_counter() - start
+                console.emit_json({"query": query, "seconds": seconds, **report.to_dict()})
+            else:
+                _remark_refresh(report.refresh)
+                console.show_hits(report.hits)
+                if not report.hits:
+                    console.remark(
+                        "no hits: nothing passes the filter" if options["where"] else "no hits: no text there"
+                    )
+            sys.stdout.flush()
+
+
+def _searches(query: str, paths: Sequence[Path], watch: float | None, **options: Any) -> Iterator[SearchReport]:
+    from diffembed.index import search_paths, watch_search
+
+    if watch is None:
+        return iter([search_paths(query, paths, **options)])
+    return watch_search(query, paths, seconds=watch, **options)
+
+
+def index(
+    paths: Sequence[Path], into: Path, *, model: str, chunking: Strategy | None, watch: float | None, as_json: bool
+) -> None:
+    """``diffembed index PATH``."""
+    from diffembed.index import index_paths, watch_paths
+
+    with console.progress("indexing") as tick:
+        if watch is None:
+            reports = iter([index_paths(paths, into, model=model, chunking=chunking, progress=tick)])
+        else:
+            reports = watch_paths(paths, into, model=model, chunking=chunking, seconds=watch, progress=tick)
+        for report in reports:
+            if as_json:
+                console.emit_json({"index": str(into), **report.to_dict()})
+            else:
+                _remark_refresh(report, always=True)
+            sys.stdout.flush()
+
+
+def add(folder: Path, files: Sequence[Path], *, model: str, new: bool, as_json: bool) -> None:
+    """``diffembed index add``: makes the index if there is none."""
+    from diffembed.index.exchange import jsonl_records
+
+    _require_files(files, "JSON lines")
+    with console.progress("adding") as tick, _opened(folder, {"model": model}) as opened:
+        write = opened.add if new else opened.upsert
+        report = write(jsonl_records(files), progress=tick)
+    _tell_written(folder, report, as_json)
+
+
+def import_(
+    folder: Path, files: Sequence[Path], options: dict[str, Any], *, create: dict[str, Any] | None, as_json: bool
+) -> None:
+    """``diffembed index import``: ``options`` as of ``Index.import_parquet``, ``create`` of ``Index.create``."""
+    from diffembed.index.catalog import Catalog
+
+    _require_files(files, "Parquet")
+    if Catalog.exists(folder) and create is not None:
+        raise InputError(f"{folder} is an index already; leave --dims, --model and --vectors-only out")
+    if not Catalog.exists(folder) and create is None:
+        raise InputError(f"{folder} is no index yet; say what to make: --dims N or --model M, perhaps --vectors-only")
+    with console.progress("importing") as tick, _opened(folder, create or {}) as opened:
+        report = opened.import_parquet(files, progress=tick, **options)
+    _tell_written(folder, report, as_json)
+
+
+def _require_files(files: Sequence[Path], what: str) -> None:
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise InputError(f"{missing[0]}: no such file; name files of {what}")
+
+
+@contextmanager
+def _opened(folder: Path, create: dict[str, Any]) -> Iterator[Index]:
+    """The index of a folder, made if it is not there; a new one into which nothing went is taken away again."""
+    from diffembed.index import Index
+    from diffembed.index.catalog import Catalog
+    from diffembed.index.store import discard_empty
+
+    is_new = not Catalog.exists(folder)
+    opened = Index.create(folder, **create) if is_new else Index.open(folder)
+    try:
+        with opened:
+            yield opened
+    finally:
+        if is_new:
+            discard_empty(folder)
+
+
+def _tell_written(folder: Path, report: Any, as_json: bool) -> None:
+    if as_json:
+        console.emit_json({"index": str(folder), **report.to_dict()})
+        return
+    console.remark(
+        f"records: {report.added:,} added, {report.replaced:,} replaced, {report.described:,} with other metadata, "
+        f"{report.unchanged:,} unchanged"
+    )
+    if report.truncated:
+        named = ", ".join(report.truncated[:_NAMED])
+        console.remark(f"read in part, a piece is longer than the model reads: {len(report.truncated):,} ({named} ...)")
+
+
+def delete(folder: Path, ids: Sequence[str], *, as_json: bool) -> None:
+    """``diffembed index delete``."""
+    from diffembed.index import Index
+
+    with Index.open(folder) as opened:
+        removed = opened.delete(ids)
+    if as_json:
+        console.emit_json({"index": str(folder), "asked": len(ids), "deleted": removed})
+    else:
+        console.remark(f"deleted {removed:,} of {len(ids):,}")
+
+
+def compact(folder: Path, *, as_json: bool) -> None:
+    """``diffembed index compact``."""
+    from diffembed.index import Index
+
+    with Index.open(folder) as opened:
+        before, start = opened.stats(), time.perf_counter()
+        with console.progress("compacting") as tick:
+            opened.compact(progress=tick)
+        after, seconds = opened.stats(), time.perf_counter() - start
+    if as_json:
+        console.emit_json(
+            {"index": str(folder), "seconds": seconds, "before": before.to_dict(), "after": after.to_dict()}
+        )
+        return
+    console.remark(
+        f"segments: {len(before.segments)} before, {len(after.segments)} now; "
+        f"{(before.vector_bytes - after.vector_bytes) / 1e6:,.1f} MB of vectors freed in {seconds:.1f} s"
+    )
+
+
+def verify(folder: Path, *, as_json: bool) -> None:
+    """``diffembed index verify``: leaves with exit code 4 when something is damaged."""
+    from diffembed.index import Index
+
+    with console.progress("verifying") as tick:
+        report = Index.check(folder, progress=tick)
+    if as_json:
+        console.emit_json({"index": str(folder), **report.to_dict()})
+    else:
+        for problem in report.problems:
+            console.emit(f"damaged: {console.printable(problem)}")
+        for note in report.notes:
+            console.remark(note)
+        found = f"{report.documents:,} documents, {report.rows:,} rows in {report.segments:,} segments"
+        console.remark(f"{found}: {'damaged' if report.problems else 'sound'}")
+    if report.problems:
+        sys.stdout.flush()
+        more = f" (and {len(report.problems) - 1:,} more)" if len(report.problems) > 1 else ""
+        raise IndexStoreError(f"{folder} is damaged: {report.problems[0]}{more}")
+
+
+def stats(folder: Path, *, as_json: bool) -> None:
+    """``diffembed index stats``."""
+    from diffembed.index import Index
+
+    with Index.open(folder) as opened:
+        found = opened.stats().to_dict()
+    if as_json:
+        console.emit_json({"index": str(folder), **found})
+        return
+    fields, segments = found.pop("fields"), found.pop("segments")
+    console.emit(console.table(["", "value"], [[name, _shown(value)] for name, value in found.items()]))
+    if fields:
+        console.emit("\n" + console.table(["field of the metadata", "values"], [[*each] for each in fields.items()]))
+    if segments:
+        rows = [
+            [s["name"], s["rows"], s["live"], s["bytes"], " ".join(map(str, s["tuning"].values()))] for s in segments
+        ]
+        console.emit("\n" + console.table(["segment", "rows", "live", "bytes", "tuning"], rows))
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def export(folder: Path, output: Path, *, as_json: bool) -> None:
+    """``diffembed index export``."""
+    from diffembed.index import Index
+
+    with console.progress("exporting") as tick, Index.open(folder) as opened:
+        report = opened.export(output, progress=tick)
+    if as_json:
+        console.emit_json({"index": str(folder), **report.to_dict()})
+    else:
+        ids = f", their ids to {report.ids}" if report.ids else ""
+        console.remark(f"{report.rows:,} x {report.dims} vectors written to {report.output}{ids}")
+
+
+def _remark_refresh(report: Any, *, always: bool = False) -> None:
+    """What reading the files came to: on stderr, and only if there is something to say."""
+    added, changed, removed = len(report.added), len(report.changed), len(report.removed)
+    if always or added or changed or removed:
+        console.remark(f"files: {added} added, {changed} changed, {removed} removed, {report.unchanged} unchanged")
+    left_out: dict[str, list[str]] = {}
+    for path, reason in report.skipped:
+        left_out.setdefault(reason, []).append(console.shown_path(path))
+    for path in report.truncated:
+        left_out.setdefault("the end of a piece longer than the model reads", []).append(console.shown_path(path))
+    for reason, found in left_out.items():
+        more = f" and {len(found) - _NAMED} more (--json lists them)" if len(found) > _NAMED else ""
+        console.remark(f"left out, {reason}: {', '.join(found[:_NAMED])}{more}")

@@ -1,0 +1,172 @@
+"""Looking after an index on the command line: every verb, its JSON, its exit codes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.invoke import run
+
+from diffembed.encoder import Encoder
+from diffembed.index import Index
+
+FAKE = Path(__file__).parents[1] / "index" / "fake_encoder.py"
+
+
+@pytest.fixture(autouse=True)
+def encoder(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A small stand-in for every model."""
+    spec = importlib.util.spec_from_file_location("fake_encoder", FAKE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    fake = module.FakeEncoder()
+    monkeypatch.setattr(Encoder, "load", classmethod(lambda cls, model: fake))
+    return fake
+
+
+@pytest.fixture
+def tickets(tmp_path: Path) -> Path:
+    file = tmp_path / "tickets.jsonl"
+    rows = [
+        {"id": 1, "text": "The printer is on fire.", "team": "hardware", "year": 2024},
+        {
+            "id": 2,
+            "chunks": ["Login fails.", "Error E1142 in the log.", "Cleared the cache."],
+            "team": "web",
+            "year": 2025,
+        },
+        {"id": 3, "text": "Printer out of paper.", "team": "hardware", "year": 2025},
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    folder = tmp_path / "tickets.index"
+    added = run("index", "add", folder, file, "--json").json
+    assert (added["added"], added["chunks"]) == (3, 5)
+    return folder
+
+
+def keys(*args: str | Path) -> list[str]:
+    return [hit["key"] for hit in run("search", *args, "--json").json["hits"]]
+
+
+def test_search_with_every_option(tickets: Path) -> None:
+    assert keys("printer", tickets, "--where", "team = hardware and year >= 2025") == ["3"]
+    assert sorted(keys("printer", tickets, "--group")) == ["1", "2", "3"]
+    assert keys("E1142", tickets, "--hybrid", "--top", "1") == ["2"]
+    assert keys("E1142", tickets, "--hybrid", "--weight", "0.2", "--top", "1", "--exact") == ["2"]
+    shown = run("search", "error in the log", tickets, "--top", "1", "--neighbours", "1").stdout
+    assert [line.strip() for line in shown.splitlines()[:4]] == [
+        shown.splitlines()[0],
+        "Login fails.",
+        "»Error E1142 in the log.«",
+        "Cleared the cache.",
+    ]
+    assert shown.startswith("1. 2  0.")
+    nothing = run("search", "printer", tickets, "--where", "team = nobody")
+    assert (nothing.stdout, nothing.stderr) == ("", "no hits: nothing passes the filter\n")
+
+
+def test_a_filter_on_files(notes: Path) -> None:
+    assert [Path(key).name for key in keys("cat", notes, "--where", "kind = code")] == ["code.py"]
+    assert {Path(key).name for key in keys("cat", notes, "--where", f"path prefix {notes}/sub")} == {"german.txt"}
+
+
+def test_wrong_use(tickets: Path, notes: Path, tmp_path: Path) -> None:
+    run("search", "x", tickets, "--where", "team =").fails(2, "the filter 'team =' is wrong at its end")
+    run("search", "x", tickets, "--weight", "0.5").fails(2, "--weight is of --hybrid")
+    run("search", "x", notes, "--watch", "--every", "0").fails(2, "give a number above 0")
+    run("index", "add", tickets, tmp_path / "no.jsonl").fails(2, "no such file")
+    run("index", "import", tickets, tmp_path / "no.parquet").fails(2, "no such file")
+    run("index", "stats", notes).fails(4, "is not an index")
+    run("index", "verify", notes).fails(4, "is not an index")
+    run("index", "compact").fails(2, "DIR", "--help")
+    run("index", notes).fails(2, "--into", "index PATH --help")
+    run("index").fails(2, "--into")
+    run("index", "export", tickets, "--output", tmp_path / "x.csv").fails(2, "must end in .parquet or .npy")
+
+
+def test_add_again(tickets: Path, tmp_path: Path) -> None:
+    file = tmp_path / "more.jsonl"
+    file.write_text('{"id": 3, "text": "Printer out of paper.", "team": "office"}\n{"id": 4, "text": "New."}\n')
+    run("index", "add", tickets, file, "--new").fails(2, "id '3' is in the index already")
+    shown = run("index", "add", tickets, file)
+    assert shown.stderr == "records: 1 added, 0 replaced, 1 with other metadata, 0 unchanged\n"
+    assert keys("printer", tickets, "--where", "team = office") == ["3"]
+
+
+def test_delete_compact_stats_verify(tickets: Path) -> None:
+    assert run("index", "delete", tickets, "2", "9", "--json").json["deleted"] == 1
+    assert run("index", "stats", tickets, "--json").json["deleted"] == 3
+    compacted = run("index", "compact", tickets, "--json").json
+    assert (compacted["before"]["deleted"], compacted["after"]["deleted"]) == (3, 0)
+    shown = run("index", "stats", tickets).stdout
+    assert "documents" in shown and "team" in shown and ".seg" in shown
+    assert run("index", "verify", tickets, "--json").json["problems"] == []
+    assert run("index", "verify", tickets).stderr == "2 documents, 2 rows in 1 segments: sound\n"
+    assert run("index", "delete", tickets, "1").stderr == "deleted 1 of 1\n"
+    assert "segments: 1 before, 1 now" in run("index", "compact", tickets).stderr
+    [segment] = (tickets / "segments").iterdir()
+    segment.write_bytes(segment.read_bytes()[:-1] + b"\x55")
+    damaged = run("index", "verify", tickets)
+    assert damaged.code == 4
+    assert damaged.stdout.startswith("damaged: ")
+    assert damaged.stderr.splitlines()[-1].startswith(f"diffembed: error: {tickets} is damaged: ")
+
+
+def test_export_and_import(tickets: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out.parquet"
+    assert run("index", "export", tickets, "--output", file, "--json").json["rows"] == 5
+    assert "5 x 64 vectors written" in run("index", "export", tickets, "-o", tmp_path / "out.npy").stderr
+    copy = tmp_path / "copy.index"
+    run("index", "import", copy, file).fails(2, "is no index yet; say what to make")
+    assert run("index", "import", copy, file, "--model", "default", "--json").json["added"] == 3
+    assert keys("login", copy) == keys("login", tickets)
+    run("index", "import", copy, file, "--dims", "64").fails(2, "is an index already; leave --dims")
+    plain = tmp_path / "plain.index"
+    failed = run("index", "import", plain, file, "--dims", "64", "--vectors-only", "--fingerprint", "unknown")
+    failed.fails(2, "an index of vectors only takes integers")
+    assert not plain.exists()
+
+
+def test_a_folder_called_like_a_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stats").mkdir()
+    (tmp_path / "stats" / "a.txt").write_text("Owls hunt.")
+    assert len(run("index", "stats", "--into", "new.index", "--json").json["added"]) == 1
+    assert run("index", "--into", "new.index", "stats", "--json").json["unchanged"] == 1
+    assert run("index", "stats", "new.index", "--json").json["files"] == 1
+
+
+def test_watch(notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def edit(seconds: float) -> None:
+        assert seconds == 0.25
+        if (notes / "new.txt").exists():
+            raise KeyboardInterrupt
+        (notes / "new.txt").write_text("A new note.")
+
+    monkeypatch.setattr("time.sleep", edit)
+    into = tmp_path / "notes.index"
+    shown = run("index", notes, "--into", into, "--watch", "--every", "0.25")
+    assert shown.code == 130
+    assert shown.stderr.splitlines() == [
+        "files: 3 added, 0 changed, 0 removed, 0 unchanged",
+        "files: 1 added, 0 changed, 0 removed, 3 unchanged",
+        "diffembed: error: interrupted",
+    ]
+    with Index.open(into) as index:
+        assert len(index.documents) == 4
+    (notes / "new.txt").unlink()
+    shown = run("search", "a new note", notes, "--watch", "--every", "0.25", "--top", "1")
+    assert shown.code == 130
+    assert "»A new note.«" in shown.stdout
+
+
+def test_help_shows_both_forms() -> None:
+    shown = run("index", "--help").stdout
+    assert "PATH... --into DIR" in shown
+    for word in ("--into", "--watch", "--json", "compact", "verify", "stats", "export", "import", "delete", "add"):
+        assert word in shown
+    assert "--into" in run("index", "PATH", "--help").stdout
