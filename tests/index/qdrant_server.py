@@ -71,8 +71,11 @@ class Collection:
                 quantization_config=quantization(self.body.get("quantization_config")),
             ),
             on_disk_payload=self.body.get("on_disk_payload"),
+            max_search_threads=1,
             # Thresholds so low that a few hundred vectors get a graph and codes, as millions would.
-            hnsw_config=edge.HnswIndexConfig(m=hnsw["m"], ef_construct=hnsw["ef_construct"], full_scan_threshold=10),
+            hnsw_config=edge.HnswIndexConfig(
+                m=hnsw["m"], ef_construct=hnsw["ef_construct"], full_scan_threshold=10, max_indexing_threads=1
+            ),
             optimizers=edge.EdgeOptimizersConfig(indexing_threshold=10),
         )
         shard = edge.EdgeShard.create(str(self.folder / f"shard-{key}"), config)

@@ -61,7 +61,8 @@ def vector_rows(vectors: npt.ArrayLike, dims: int | None, what: str) -> Int8Rows
     scaled = floats_ND * np.float32(INT8_SCALE)
     whole = np.rint(scaled)
     if (np.abs(scaled - whole) < _STEP).all() and (np.abs(whole) <= INT8_SCALE).all():
-        return whole.astype(np.int8)
+        integers: Int8Rows = whole.astype(np.int8)
+        return integers
     return scaled_int8(floats_ND)
 
 

@@ -6,7 +6,7 @@ Code that is written against ``SearchIndex`` works with either. ``Index`` and ``
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
@@ -16,6 +16,10 @@ from diffembed.index.fusion import Fusion
 from diffembed.index.records import WriteReport
 from diffembed.index.schema import Settings
 from diffembed.index.segments import FloatArray, IdArray
+
+if TYPE_CHECKING:
+    from diffembed.index.index import Index
+    from diffembed.index.qdrant import QdrantIndex
 
 
 class SearchIndex(Protocol):
@@ -62,3 +66,9 @@ class SearchIndex(Protocol):
     def search_vectors(
         self, vectors_QD: npt.ArrayLike, top: int, *, where: Where | None = ..., exact: bool = ...
     ) -> tuple[IdArray, FloatArray]: ...
+
+
+if TYPE_CHECKING:  # the type checker proves it
+
+    def _both(here: Index, there: QdrantIndex) -> tuple[SearchIndex, SearchIndex]:
+        return here, there

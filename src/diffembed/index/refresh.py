@@ -180,7 +180,8 @@ def settings_for(
         if dims < 1:
             raise InputError(f"dims is {dims}; give the width of the vectors")
         return Settings("", fingerprint, dims, contextual=False, chunk_tokens=0, vectors_only=vectors_only), None
-    encoder = load_encoder(model or "default") if not model or isinstance(model, str) else model
+    given = model or "default"
+    encoder = load_encoder(given) if isinstance(given, str) else given
     settings = settings_of(encoder, chunk_tokens, chunking, vectors_only=vectors_only)
     if dims not in (None, settings.dims):
         raise InputError(f"{encoder.model_id} makes vectors {settings.dims} wide, not {dims}; leave dims out")
