@@ -31,8 +31,8 @@ from diffembed.index import Index, lexical
 
 SETS = (
     "en-nq",
-    "en-debdesc",
-    "code-python",
+    "en-squad-sent",
+    "code-go",
     "zh-cmrc",
     "zh-drcd",
     "ja-jaquad-ctx",

@@ -6,6 +6,7 @@ there. A first word that is a verb is taken as one unless ``--into`` is given.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,13 @@ IntervalOption = Annotated[
     float, typer.Option("--every", metavar="SECONDS", help="With --watch: how long to wait between two looks.")
 ]
 IndexArgument = Annotated[Path, typer.Argument(metavar="DIR", help="An index folder.", show_default=False)]
+
+
+class FusionChoice(StrEnum):
+    """How meaning and words are put together."""
+
+    weighted = "weighted"
+    rrf = "rrf"
 
 
 class IndexGroup(TyperGroup):
@@ -67,16 +75,16 @@ def search(
     top: Annotated[int, typer.Option("--top", "-k", min=1, metavar="K", help="How many chunks to print.")] = 10,
     where: WhereOption = None,
     hybrid: Annotated[
-        bool, typer.Option("--hybrid", help="Take the words of the query into account too (BM25), by ranks.")
+        bool, typer.Option("--hybrid", help="Take the words of the query into account too (BM25).")
     ] = False,
+    fusion: Annotated[
+        FusionChoice | None,
+        typer.Option("--fusion", help="With --hybrid: how both count, by scores (weighted, the default) or by ranks."),
+    ] = None,
     weight: Annotated[
         float | None,
         typer.Option(
-            "--weight",
-            min=0.0,
-            max=1.0,
-            metavar="W",
-            help="With --hybrid: by scores, W of the meaning, 1 - W of words.",
+            "--weight", min=0.0, max=1.0, metavar="W", help="Of meaning in the scores; words have 1 - W. [0.5]"
         ),
     ] = None,
     group: Annotated[bool, typer.Option("--group", help="Only the best chunk of each document.")] = False,
@@ -105,10 +113,12 @@ def search(
     from diffembed import verbs_index
     from diffembed.errors import InputError
 
-    if weight is not None and not hybrid:
-        raise InputError("--weight is of --hybrid; give both, or neither")
+    if (weight is not None or fusion is not None) and not hybrid:
+        raise InputError("--weight and --fusion are of --hybrid; give it too")
+    if weight is not None and fusion == FusionChoice.rrf:
+        raise InputError("--weight is of --fusion weighted; ranks have none")
     options: dict[str, Any] = {"top": top, "where": where, "group": group, "exact": exact, "neighbours": neighbours}
-    options["hybrid"] = ("rrf" if weight is None else "weighted") if hybrid else False
+    options["hybrid"] = fusion.value if fusion is not None else hybrid
     if weight is not None:
         options["weight"] = weight
     verbs_index.search(

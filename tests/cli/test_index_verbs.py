@@ -56,6 +56,9 @@ def test_search_with_every_option(tickets: Path) -> None:
     assert keys("printer", tickets, "--where", "team = hardware and year >= 2025") == ["3"]
     assert sorted(keys("printer", tickets, "--group")) == ["1", "2", "3"]
     assert keys("E1142", tickets, "--hybrid", "--top", "1") == ["2"]
+    by_rank = run("search", "E1142", tickets, "--hybrid", "--fusion", "rrf", "--top", "1", "--json").json["hits"][0]
+    assert by_rank["key"] == "2"
+    assert by_rank["score"] <= 2 / 61 and by_rank["bm25"] > 0
     assert keys("E1142", tickets, "--hybrid", "--weight", "0.2", "--top", "1", "--exact") == ["2"]
     shown = run("search", "error in the log", tickets, "--top", "1", "--neighbours", "1").stdout
     assert [line.strip() for line in shown.splitlines()[:4]] == [
@@ -76,7 +79,9 @@ def test_a_filter_on_files(notes: Path) -> None:
 
 def test_wrong_use(tickets: Path, notes: Path, tmp_path: Path) -> None:
     run("search", "x", tickets, "--where", "team =").fails(2, "the filter 'team =' is wrong at its end")
-    run("search", "x", tickets, "--weight", "0.5").fails(2, "--weight is of --hybrid")
+    run("search", "x", tickets, "--weight", "0.5").fails(2, "--weight and --fusion are of --hybrid")
+    both = ("--hybrid", "--fusion", "rrf", "--weight", "0.5")
+    run("search", "x", tickets, *both).fails(2, "--weight is of --fusion weighted")
     run("search", "x", notes, "--watch", "--every", "0").fails(2, "give a number above 0")
     run("index", "add", tickets, tmp_path / "no.jsonl").fails(2, "no such file")
     run("index", "import", tickets, tmp_path / "no.parquet").fails(2, "no such file")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 FAKE = Path(__file__).parent / "fake_encoder.py"
+collect_ignore = ["qdrant_server.py", "worker.py"]  # programs of their own, which tests start
 
 
 @pytest.fixture(scope="session")

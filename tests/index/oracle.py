@@ -68,12 +68,17 @@ def cosines(query_D: Any, rows_ND: Any) -> Any:
 
 
 def bm25(query: list[str], documents: dict[int, list[str]]) -> dict[int, float]:
-    """Scores above 0, by the formula of SQLite's documentation of ``bm25()`` (k1 = 1.2, b = 0.75)."""
+    """Scores above 0, by the formula of SQLite's documentation of ``bm25()`` (k1 = 1.2, b = 0.75).
+
+    ``query``: the words asked for, each once.
+    """
     count = len(documents)
     average = sum(map(len, documents.values())) / max(1, count)
     scores: dict[int, float] = {}
-    for word in dict.fromkeys(query):
-        holding = sum(word in words for words in documents.values())
+    often_in = {word: sum(word in words for words in documents.values()) for word in query}
+    there = {word: holding for word, holding in often_in.items() if holding}
+    rarer = {word: holding for word, holding in there.items() if 2 * holding <= count}
+    for word, holding in (rarer or there).items():  # words in over half of all chunks weigh nothing
         idf = math.log((count - holding + 0.5) / (holding + 0.5))
         idf = idf if idf > 0 else 1e-6
         for id_, words in documents.items():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import pytest
 
 from diffembed.errors import InputError
 from diffembed.index import Index, index_paths, search_paths
-from diffembed.index.catalog import CATALOG_NAME
 
 
 @pytest.fixture
@@ -43,21 +40,6 @@ def test_a_refresh_cuts_as_before(notes: Path, tmp_path: Path, encoder: Any) -> 
         assert len(texts(index)) == 4
     with pytest.raises(InputError, match="made with chunking markdown, not adaptive; leave chunking out"):
         Index.build([notes], tmp_path / "index", encoder=encoder, chunking="adaptive")
-
-
-def test_an_index_that_says_nothing_was_cut_by_structure(notes: Path, tmp_path: Path, encoder: Any) -> None:
-    Index.build([notes], tmp_path / "index", encoder=encoder).close()
-    with sqlite3.connect(tmp_path / "index" / CATALOG_NAME) as db:
-        (stored,) = db.execute("SELECT value FROM meta WHERE key = 'settings'").fetchone()
-        settings = json.loads(stored)
-        assert settings.pop("chunking") == "structure"
-        db.execute("UPDATE meta SET value = ? WHERE key = 'settings'", [json.dumps(settings)])
-    db.close()
-    with Index.build([notes], tmp_path / "index", encoder=encoder, chunking="structure") as index:
-        assert index.settings.chunking == "structure"
-        assert len(texts(index)) == 1
-    with pytest.raises(InputError, match="made with chunking structure, not fixed"):
-        Index.build([notes], tmp_path / "index", encoder=encoder, chunking="fixed")
 
 
 def test_an_unknown_name_makes_no_index(notes: Path, tmp_path: Path, encoder: Any) -> None:

@@ -22,6 +22,7 @@ TEXTS = {
     "th": "นกฮูกออกล่าในเวลากลางคืน",
     "ko": "올빼미는 밤에 사냥을 한다",
     "fr": "La chouette chasse l'été, près des forêts.",
+    "ar": "والبومة تصطاد في الليل",
     "hi": "उल्लू रात में शिकार करता है",
     "code": "def parse_config(path): raise ValueError('E1142')",
     "signs": '" * ( NEAR OR AND',
@@ -50,6 +51,9 @@ def found(index: Index, query: str, top: int = 10) -> list[str]:
         ("夜间", "zh"),
         ("老鼠", "zh"),
         ("กลางคืน", "th"),
+        ("กล", "th"),
+        ("البومة", "ar"),
+        ("بومة", "ar"),
         ("사냥", "ko"),
         ("ete", "fr"),
         ("FORÊTS", "fr"),
@@ -158,8 +162,8 @@ def test_fusion_of_nothing() -> None:
 
 
 def test_other_fusions_are_refused(index: Index, encoder: Any) -> None:
-    assert (check_fusion(True, 0.5), check_fusion(False, 0.5), check_fusion("weighted", 1)) == ("rrf", None, "weighted")
-    with pytest.raises(InputError, match="hybrid is 'sum'; choose one of rrf, weighted"):
+    assert (check_fusion(True, 0.5), check_fusion(False, 0.5), check_fusion("rrf", 1)) == ("weighted", None, "rrf")
+    with pytest.raises(InputError, match="hybrid is 'sum'; choose one of weighted, rrf"):
         index.search("owls", hybrid="sum", encoder=encoder)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="weight is 1.5; give the share of the cosine, from 0 to 1"):
         index.search("owls", hybrid="weighted", weight=1.5, encoder=encoder)

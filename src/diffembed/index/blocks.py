@@ -55,7 +55,9 @@ class BlockWriter:
 
     def write(self, data: npt.NDArray[Any] | bytes) -> None:
         """Append the bytes of an array in C order."""
-        view = memoryview(data if isinstance(data, bytes) else np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+        view = (
+            memoryview(data) if isinstance(data, bytes) else np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
+        )
         self._file.write(view)
         at = 0
         while at < len(view):
@@ -171,7 +173,7 @@ class CheckedFile:
             self._map.madvise(getattr(mmap, advice), page, min(start + size, len(self._map)) - page)
 
     def _compare(self, blocks: IntArray) -> None:
-        view, sums = memoryview(self.data), self._sums
+        view, sums = self.data.data, self._sums
         for block in blocks.tolist():
             start = block * BLOCK if block else HEADER_BYTES
             if zlib.crc32(view[start : (block + 1) * BLOCK]) != sums[block]:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from diffembed.errors import IndexStoreError
 from diffembed.index import lexical
-from diffembed.index.connection import can_write, connect, errors_named, explained
+from diffembed.index.connection import SQLITE_ERRORS, can_write, connect, errors_named, explained
 from diffembed.index.schema import (
     APPLICATION_ID,
     CHUNK_COLUMNS,
@@ -83,7 +83,7 @@ class Catalog:
             db.close()
             os.rename(temporary, folder / CATALOG_NAME)
             fsync_folder(folder)
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise explained(folder, error) from None
 
     @classmethod
@@ -109,10 +109,10 @@ class Catalog:
                 )
             catalog = cls(folder, db)
             catalog.settings()
-        except (sqlite3.Error, IndexStoreError) as error:
+        except (*SQLITE_ERRORS, IndexStoreError) as error:
             if db is not None:
                 db.close()
-            raise (explained(folder, error) if isinstance(error, sqlite3.Error) else error) from None
+            raise (explained(folder, error) if isinstance(error, SQLITE_ERRORS) else error) from None
         return catalog
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ class Catalog:
         try:
             self._db.execute("BEGIN")
             yield
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise explained(self.folder, error) from None
         finally:
             if self._db.in_transaction:
@@ -144,7 +144,7 @@ class Catalog:
                 self._next.row(),
             )
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise explained(self.folder, error) from None
         finally:
             self._next = None
@@ -211,7 +211,7 @@ class Catalog:
         try:
             for row in self._db.execute(f"SELECT {DOCUMENT_COLUMNS} FROM documents {where} ORDER BY key"):
                 yield StoredDocument.of(row)
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise explained(self.folder, error) from None
 
     @errors_named

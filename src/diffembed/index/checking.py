@@ -14,6 +14,7 @@ import numpy as np
 from diffembed.errors import DiffembedError
 from diffembed.index import lexical
 from diffembed.index.catalog import Catalog, IdArray
+from diffembed.index.connection import SQLITE_ERRORS
 from diffembed.index.encoding import Progress
 from diffembed.index.parts import SEGMENTS, live_mask, open_listed, open_sealed
 from diffembed.index.schema import (
@@ -64,8 +65,8 @@ class _Problems:
         """Whatever a check raises is a problem."""
         try:
             check()
-        except (sqlite3.Error, DiffembedError) as error:
-            self.found.append(f"{what}: {error}" if isinstance(error, sqlite3.Error) else str(error))
+        except (*SQLITE_ERRORS, DiffembedError) as error:
+            self.found.append(str(error) if isinstance(error, DiffembedError) else f"{what}: {error}")
 
 
 def verify_index(catalog: Catalog, progress: Progress | None = None) -> CheckReport:

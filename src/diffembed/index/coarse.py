@@ -173,7 +173,8 @@ def unit_rows(rows_ND: Int8Rows) -> FloatArray:
     """``[N, D]`` float32 rows of length 1, as faiss gets them; a zero row stays zero."""
     rows = rows_ND.astype(np.float32)
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
-    return np.divide(rows, lengths, out=rows, where=lengths > 0)
+    np.divide(rows, lengths, out=rows, where=lengths > 0)
+    return rows
 
 
 def _unit(query_D: Int8Rows) -> FloatArray:

@@ -65,7 +65,7 @@ def lists_for(rows: int) -> int:
     >>> [lists_for(n) for n in (100_000, 1_000_000, 16_000_000)]
     [1024, 4096, 16384]
     """
-    return 2 ** max(4, round(math.log2(4 * math.sqrt(rows))))
+    return 1 << max(4, round(math.log2(4 * math.sqrt(rows))))
 
 
 def codes_for(dims: int) -> Codes:
@@ -185,7 +185,7 @@ def _shares(sizes: IdArray, count: int) -> IdArray:
     shares = np.floor(exact).astype(np.int64)
     for most in np.argsort(shares - exact, kind="stable")[: count - shares.sum()]:
         shares[most] += 1
-    return np.minimum(shares, sizes) if count > sizes.sum() else shares
+    return np.asarray(np.minimum(shares, sizes) if count > sizes.sum() else shares, np.int64)
 
 
 def _steps(rows: FloatRows) -> range:

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar, cast
-from urllib.parse import quote
 
 from diffembed.errors import IndexStoreError
 from diffembed.index import lexical
 
 _BUSY_SECONDS = 30.0
+
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What SQLite raises; a damaged file can make it quote a name that is no text."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,13 +32,13 @@ def errors_named(function: Callable[P, T]) -> Callable[P, T]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise explained(cast(_HasFolder, args[0]).folder, error) from None
 
     return wrapper
 
 
-def explained(folder: Path, error: sqlite3.Error) -> IndexStoreError:
+def explained(folder: Path, error: Exception) -> IndexStoreError:
     """SQLite's error as one of ours, with the folder and what to do."""
     text = str(error)
     if "locked" in text or "busy" in text:
@@ -62,7 +64,7 @@ def connect(path: Path, *, wal: bool = True) -> sqlite3.Connection:
             if wal:
                 db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
-        except sqlite3.Error:
+        except SQLITE_ERRORS:
             db.close()
             raise
     else:
@@ -85,5 +87,7 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
         raise IndexStoreError(
             f"{path.parent} cannot be written and holds an unfinished write; open it once where it can be written"
         )
+    from urllib.parse import quote  # rarely needed
+
     uri = f"file:{quote(str(path))}?immutable=1"
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)

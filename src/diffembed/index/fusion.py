@@ -7,11 +7,12 @@ from typing import Literal, get_args
 
 from diffembed.errors import InputError
 
-Fusion = Literal["rrf", "weighted"]
+Fusion = Literal["weighted", "rrf"]
 FUSIONS: tuple[str, ...] = get_args(Fusion)
 RRF_K = 60
 DENSE_WEIGHT = 0.5
-"""Share of the cosine in a weighted sum, unless the caller says another one."""
+"""Share of the cosine in a weighted sum, unless the caller says another one: of those tried the best on average over
+twelve sets of nine languages (docs/index.md), better than reciprocal ranks on all but one."""
 DEPTH = 100
 """How many chunks of each ranking are looked at, or twice as many as are asked for if that is more."""
 
@@ -63,12 +64,12 @@ def check_fusion(hybrid: str | bool, weight: float) -> Fusion | None:
         InputError: another word than those, or a weight that is no share.
     """
     if hybrid not in (True, False, *FUSIONS):
-        raise InputError(f"hybrid is {hybrid!r}; choose one of {', '.join(FUSIONS)}, True for rrf, or False")
+        raise InputError(f"hybrid is {hybrid!r}; choose one of {', '.join(FUSIONS)}, True for the first, or False")
     if not 0 <= weight <= 1:
         raise InputError(f"weight is {weight}; give the share of the cosine, from 0 to 1")
     if hybrid is False:
         return None
-    return "weighted" if hybrid == "weighted" else "rrf"
+    return "rrf" if hybrid == "rrf" else "weighted"
 
 
 def ranked(scores: Mapping[int, float], top: int) -> list[int]:

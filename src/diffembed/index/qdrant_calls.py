@@ -132,4 +132,4 @@ def _said(content: bytes) -> str:
 
 def _pause(attempt: int) -> float:
     """Seconds before the next attempt: doubled each time, and drawn, so that many clients do not come back at once."""
-    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+    return min(_LONGEST_PAUSE, _FIRST_PAUSE * float(1 << (attempt - 1))) * random.uniform(0.5, 1.0)

@@ -303,9 +303,8 @@ def open_collection(client: Any, call: Caller, name: str, shard_key: str | None)
     try:
         settings = Settings(**mark["settings"])
         known = {field.name for field in fields(CollectionSettings)}
-        form = CollectionSettings(
-            **{k: tuple(v) if k == "filters" else v for k, v in mark["form"].items() if k in known}
-        )
+        written: dict[str, Any] = {name: value for name, value in mark["form"].items() if name in known}
+        form = CollectionSettings(**written | {"filters": tuple(written.get("filters", ()))})
     except (KeyError, TypeError, InputError) as error:
         raise IndexStoreError(f"{where} has unreadable metadata ({error}); import it again") from None
     vectors = call("look at the collection", client.get_collection, name).config.params.vectors

@@ -34,7 +34,8 @@ def cosines_with(query_D: Int8Rows, rows_ND: Int8Rows, norms_N: FloatArray) -> F
     step = max(1, _BLOCK_VALUES // dims)
     for start in range(0, count, step):
         dots[start : start + step] = rows_ND[start : start + step].astype(kind) @ query
-    return _divided(dots[None, :], row_norms(query_D[None, :]).astype(kind), norms_N.astype(kind))[0]
+    cosines: FloatArray = _divided(dots[None, :], row_norms(query_D[None, :]).astype(kind), norms_N.astype(kind))[0]
+    return cosines
 
 
 def rescored(segment: Segment, query_D: Int8Rows, places: IdArray) -> FloatArray:

@@ -23,6 +23,7 @@ from typing import BinaryIO
 
 from diffembed.errors import IndexStoreError
 from diffembed.index.catalog import CATALOG_NAME, Catalog
+from diffembed.index.connection import SQLITE_ERRORS
 from diffembed.index.storage import write_durably
 
 SEAL_SUFFIX = "-seal"
@@ -49,7 +50,7 @@ def seal(catalog: Catalog) -> None:
         if found is not None:
             write_durably(path, lambda file: _write(file, found))
             return
-    except (OSError, sqlite3.Error, IndexStoreError):
+    except (OSError, *SQLITE_ERRORS, IndexStoreError):
         pass  # a full disk; or damage, which the next reader will meet
     with suppress(OSError):
         path.unlink(missing_ok=True)

@@ -99,7 +99,7 @@ class Segment:
         own = self.ids
         here = ids_N[np.searchsorted(ids_N, own[0]) : np.searchsorted(ids_N, own[-1], "right")]
         places = np.searchsorted(own, here)
-        return places[own[places] == here].astype(np.int64)
+        return np.asarray(places[own[places] == here], np.int64)
 
     def want(self, places: IdArray) -> None:
         """Begin to read rows from the disk, all at once (see ``CheckedFile.want``)."""
