@@ -36,7 +36,8 @@ from typing import Any
 import numpy as np
 
 from _common import interleaved, parser, progress, report
-from _contenders import Task, ort_int8, stock
+from _contenders import Task, ort_int8
+from _made import stock
 from _once import EncodedOnce
 from diffembed.data.beir import load_beir
 from diffembed.encoder import Encoder, resolve_model
