@@ -67,7 +67,7 @@ def main() -> None:
     options.add_argument("--sets", nargs="+", default=list(SETS))
     args = options.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sets = ["tool-apibench"] if args.quick else args.sets
+    sets = ["pt-faquad-ctx"] if args.quick else args.sets
     metrics: dict[str, float] = {}
     notes = [f"dev split of {', '.join(sets)}"]
     for model in args.model or ("default", "minilm"):
