@@ -1,10 +1,8 @@
 """The contenders of benchmarks/encode.py, each run in a process of its own that prints what it measured as JSON.
 
     python benchmarks/_contenders.py measure NAME TASK VECTORS STARTED   a contender over a task (below); see `measure`
-    python benchmarks/_contenders.py gemm INNER COLUMNS                  the rate of fp32 matrix products
+    python benchmarks/_contenders.py gemm INNER COLUMNS                  the rates of fp32 and int8 matrix products
     python benchmarks/_contenders.py memory TEXTS FIRST                  largest resident size early and late in a file
-    python benchmarks/_contenders.py stock SOURCE FOLDER MAX_TOKENS      ONNX files as onnxruntime's own tools make them
-    python benchmarks/_contenders.py qwen FOLDER LAYERS                  random weights of Qwen3-0.6B, an int8 graph
 
 A contender is a function that loads a model and gives another one, from texts to vectors: tokenizing, batching and
 pooling are part of it. What it needs is imported inside, so that no contender pays for another's packages. Peers that
@@ -16,7 +14,6 @@ from __future__ import annotations
 
 import json
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -30,20 +27,8 @@ import numpy as np
 
 Encode = Callable[[list[str]], Any]
 Forward = Callable[[Any, Any], Any]  # ids and mask [B, T] -> states [B, T, D]
+BESIDE = ("ours", "peer")  # read texts again beside a busy process
 SPIN = "import time\nend = time.monotonic() + 600\nwhile time.monotonic() < end: pass"
-QWEN3_06B: dict[str, Any] = {
-    "hidden_size": 1024,
-    "intermediate_size": 3072,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "max_position_embeddings": 32_768,
-    "rms_norm_eps": 1e-6,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
-    "tie_word_embeddings": True,
-    "is_causal": False,
-}
-QWEN_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +42,7 @@ class Task:
         max_tokens: texts are cut at so many tokens.
         pad: id that fills padded places.
         texts, queries: what is timed; queries one by one.
-        busy: how many of the texts are read again while another process keeps a core busy.
+        busy: how many of the texts those of ``BESIDE`` read again while another process keeps a core busy.
         warm: how many of the texts are read once before anything is timed.
     """
 
@@ -75,7 +60,7 @@ class Task:
 
 def main() -> None:
     command, *arguments = sys.argv[1:]
-    known: dict[str, Callable[..., Any]] = {made.__name__: made for made in (measure, gemm, memory, stock, qwen)}
+    known: dict[str, Callable[..., Any]] = {made.__name__: made for made in (measure, gemm, memory)}
     print(json.dumps(known[command](*arguments)))
 
 
@@ -192,9 +177,10 @@ def fastembed(task: Task) -> Encode:
 
 
 def _padded(task: Task, forward: Forward) -> Encode:
-    from diffembed.vectors.quantize import unit
+    from diffembed.models.checkpoint import read_model_config
+    from diffembed.vectors.quantize import quantize
 
-    tokenize = _tokenizer(task)
+    tokenize, config = _tokenizer(task), read_model_config(Path(task.exact))
 
     def encode(texts: list[str]) -> Any:
         rows = tokenize(texts)
@@ -205,7 +191,8 @@ def _padded(task: Task, forward: Forward) -> Encode:
             ids = np.full(real.shape, task.pad, np.int64)
             ids[real] = np.concatenate([rows[i] for i in group])
             states = forward(ids, real.astype(np.int64))
-            return unit((real[:, None].astype(np.float32) @ states)[:, 0] / lengths[:, None])
+            means = (real[:, None].astype(np.float32) @ states)[:, 0] / lengths[:, None]
+            return quantize(means, "float32", quantizer=config.quantizer, normalize=config.normalize)
 
         return _in_batches([len(row) for row in rows], vectors)
 
@@ -267,7 +254,7 @@ def measure(name: str, task_file: str, vectors_file: str, started: str) -> dict[
     found["seconds"], vectors = _timed(encode, task.texts)
     found["peak_mb"] = _peak_mb()
     np.save(vectors_file, vectors)
-    if task.busy:
+    if task.busy and name in BESIDE:
         texts = task.texts[: task.busy]
         found["quiet"] = _timed(encode, texts)[0]
         with _spinning():
@@ -303,12 +290,34 @@ def _peak_mb() -> float:
 
 
 def gemm(inner: str, columns: str) -> dict[str, float]:
-    """The best rate that 2,048 rows reach in fp32, in FLOP/s."""
+    """The best rates that 2,048 rows reach, in operations a second: fp32 by torch, bytes by onnxruntime."""
     import torch
 
     from diffembed.training.throughput import peak_rate
 
-    return {"rate": peak_rate(torch.device("cpu"), torch.float32, 2048, int(inner), int(columns))[0]}
+    rate = peak_rate(torch.device("cpu"), torch.float32, 2048, int(inner), int(columns))[0]
+    return {"rate": rate, "int8": _integer_rate(2048, int(inner), int(columns))}
+
+
+def _integer_rate(rows: int, inner: int, columns: int) -> float:
+    """The best rate of ``MatMulInteger`` on unsigned by signed bytes, the weights known when it loads."""
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    weight = numpy_helper.from_array(rng.integers(-63, 64, (inner, columns), np.int8), "weight")
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "weight"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, [rows, inner])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [rows, columns])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    given = {"x": rng.integers(0, 256, (rows, inner), np.uint8)}
+    seconds = min(_timed(lambda _: session.run(None, given), [])[0] for _ in range(20))
+    return 2.0 * rows * inner * columns / seconds
 
 
 def memory(texts_file: str, first: str) -> dict[str, float]:
@@ -323,76 +332,6 @@ def memory(texts_file: str, first: str) -> dict[str, float]:
 
     done = encode_file(texts_file, Path(texts_file).with_suffix(".npy"), progress=watch)
     return found | {"last": _peak_mb(), "tokens_per_second": done.tokens / done.seconds}
-
-
-# models made for the run
-
-
-def stock(source: str, into: str, max_tokens: str) -> dict[str, Any]:
-    """Files of a BERT: ``plain.onnx``, fused ``model.onnx``, ``int8.onnx``, and the tokenizer as fastembed wants it."""
-    import onnx
-    import torch
-    from onnxruntime.quantization import quantize_dynamic
-    from onnxruntime.transformers.optimizer import optimize_model
-    from transformers import AutoModel
-
-    folder = Path(into)
-    folder.mkdir(parents=True)
-    model = AutoModel.from_pretrained(source, attn_implementation="eager", dtype=torch.float32).eval()
-
-    class States(torch.nn.ModuleList):  # the exporter gives arguments by position, which a BertModel does not take
-        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            states: torch.Tensor = self[0](input_ids=ids, attention_mask=mask).last_hidden_state
-            return states
-
-    names = ["input_ids", "attention_mask"]
-    torch.onnx.export(
-        States([model]),
-        (torch.ones(2, 8, dtype=torch.int64),) * 2,
-        str(folder / "plain.onnx"),
-        input_names=names,
-        output_names=["last_hidden_state"],
-        dynamic_axes={name: {0: "batch", 1: "tokens"} for name in [*names, "last_hidden_state"]},
-        opset_version=17,
-        dynamo=False,
-    )
-    shape = {"num_heads": model.config.num_attention_heads, "hidden_size": model.config.hidden_size}
-    fused = optimize_model(str(folder / "plain.onnx"), model_type="bert", **shape)
-    fused.save_model_to_file(str(folder / "model.onnx"))
-    kinds = {"DefaultTensorType": onnx.TensorProto.FLOAT}  # shape inference does not see through the fused operators
-    quantize_dynamic(folder / "model.onnx", folder / "int8.onnx", per_channel=True, extra_options=kinds)
-    for name in ("tokenizer.json", "config.json", "special_tokens_map.json"):
-        shutil.copyfile(Path(source) / name, folder / name)
-    config = json.loads((Path(source) / "tokenizer_config.json").read_text(encoding="utf-8"))
-    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": int(max_tokens)}))
-    return {"fused": {name: int(count) for name, count in fused.get_fused_operator_statistics().items() if count}}
-
-
-def qwen(into: str, layers: str) -> dict[str, str]:
-    """A Qwen3 of the 0.6B shape with random weights, the vocabulary of the embedded model, and an int8 graph.
-
-    Returns ``{"int8": ""}``, or why there is no graph.
-    """
-    import torch
-    from transformers import Qwen3Config, Qwen3Model
-
-    from diffembed.encoder import BUNDLED
-    from diffembed.errors import DiffembedError
-    from diffembed.models.checkpoint import ModelConfig, load_tokenizer, save_model
-    from diffembed.models.export import Int8Options, export_onnx
-
-    tokenizer = load_tokenizer(BUNDLED)
-    torch.manual_seed(0)
-    shape = QWEN3_06B | {"vocab_size": tokenizer.get_vocab_size(), "num_hidden_layers": int(layers)}
-    stock_config = Qwen3Config(**shape, pad_token_id=0, bos_token_id=None, eos_token_id=1)
-    config = ModelConfig("qwen3-shape", (1024,), QWEN_TOKENS, None, pad_token_id=0, eot_token_id=1, quantizer="none")
-    save_model(into, Qwen3Model(stock_config), tokenizer, config, dtype="float16")
-    try:
-        # Calibrating a model of this size takes minutes, and random weights gain nothing by it: one text is enough.
-        export_onnx(into, precisions=("int8",), int8=Int8Options(texts=["any text of a few words"]))
-    except DiffembedError as error:
-        return {"int8": str(error)}
-    return {"int8": ""}
 
 
 if __name__ == "__main__":

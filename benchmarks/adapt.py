@@ -84,7 +84,7 @@ def measure(folder: Path, changes: str, args: argparse.Namespace) -> dict[str, d
             for when, values in figures.items():
                 found |= {f"{name}.{metric}.{when}": values[metric] for metric in METRICS}
         for share in made.shares:
-            found[f"share-{share.share:g}.dev"] = share.dev
+            found |= {f"share-{share.share:g}.{key}": getattr(share, key) for key in ("dev", "lost", "doubt")}
             found |= {f"share-{share.share:g}.{name}": score for name, score in share.general.items()}
     of_folder = {"documents": sum(made.documents.values()), "pairs": sum(made.pairs.values()), "chunks": made.chunks}
     return {"folder": of_folder | {"questions": made.questions["heldout"]}, "variant": found}

@@ -61,7 +61,7 @@ def main() -> None:
     options.add_argument("--model", default="default")
     args = options.parse_args()
     encoder = Encoder.load(args.model)
-    texts = 8 if args.quick else 24
+    texts = 6 if args.quick else 24
     metrics: dict[str, float] = {}
     for setting, marked in made_texts(args.data, texts).items():
         metrics |= {f"borders.{setting}.{name}": value for name, value in borders(marked, encoder).items()}
@@ -215,7 +215,7 @@ def percentile_borders(texts: Sequence[Marked], encoder: Encoder, total: int) ->
 
 def documents(task: RetrievalTask, encoder: Encoder, quick: bool) -> dict[str, float]:
     """nDCG@10 of long documents by their best chunk."""
-    rows = range(len(task.texts))[: 30 if quick else DOCUMENTS]
+    rows = range(len(task.texts))[: 20 if quick else DOCUMENTS]
     ids = [task.document_ids[row] for row in rows]
     asked = {query: text for query, text in task.queries.items() if set(task.qrels[query]) <= set(ids)}
     cuts = equalled([task.texts[row] for row in rows], encoder, kind="markdown", others=("markdown",))

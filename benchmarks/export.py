@@ -36,7 +36,8 @@ from typing import Any
 import numpy as np
 
 from _common import interleaved, parser, progress, report
-from _contenders import Task, ort_int8, stock
+from _contenders import Task, ort_int8
+from _made import stock
 from _once import EncodedOnce
 from diffembed.data.beir import load_beir
 from diffembed.encoder import Encoder, resolve_model
@@ -66,7 +67,7 @@ def main() -> None:
     options.add_argument("--sets", nargs="+", default=list(SETS))
     args = options.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sets = ["tool-apibench"] if args.quick else args.sets
+    sets = ["pt-faquad-ctx"] if args.quick else args.sets
     metrics: dict[str, float] = {}
     notes = [f"dev split of {', '.join(sets)}"]
     for model in args.model or ("default", "minilm"):

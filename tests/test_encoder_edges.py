@@ -79,6 +79,27 @@ def test_a_hundred_thousand_chunks_in_one_document(tiny_model_dir: Path) -> None
     assert time.perf_counter() - began < 60
 
 
+def test_prompts_and_counts_refuse_what_is_no_text(encoder: Encoder) -> None:
+    with pytest.raises(InputError, match="prompt 0 has a lone surrogate"):
+        encoder.encode_queries(["words"], prompt="\ud83d")
+    for count in (encoder.count_tokens, encoder.token_spans):
+        with pytest.raises(InputError, match="text 1 has a lone surrogate"):
+            count(["", "\udc00"])
+        with pytest.raises(InputError, match="one string"):
+            count("words")
+
+
+def test_text_without_a_token(encoder: Encoder, minilm_dir: Path) -> None:
+    """BERT's normalizer drops control characters: a vector of what stands around a text, and no token vectors."""
+    minilm = Encoder.load(minilm_dir)
+    assert np.isfinite(minilm.encode_documents(["\x00"]).values).all()
+    for texts, rows in ((["\x00"], 0), (["\x00", "word"], 1)):
+        found = minilm.encode_tokens(texts)
+        assert (len(found), found.offsets.tolist()[0], found.offsets.tolist()[-1]) == (rows, 0, rows)
+    with pytest.raises(InputError, match="document 0, chunk 1 has no tokens"):
+        minilm.encode_chunks([["word", "\x00"]])
+
+
 def test_numbers_and_bytes_are_no_texts(encoder: Encoder) -> None:
     bad: list[Any] = [b"bytes", 3, None, ["nested"]]
     for text in bad:

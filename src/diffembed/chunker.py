@@ -11,6 +11,7 @@ import numpy.typing as npt
 from diffembed.errors import InputError
 from diffembed.text.adaptive import adaptive_chunks
 from diffembed.text.batching import IntArray
+from diffembed.text.checks import check_texts
 from diffembed.text.chunking import STRATEGIES, Chunk, Strategy, chunk_document
 from diffembed.text.fixed import fixed_chunks
 from diffembed.text.readers import SourceText, TextKind
@@ -90,7 +91,7 @@ class Chunker:
                 is for, else ``prose``.
         """
         if isinstance(text, str):
-            _check_text(text)
+            check_texts([text], "text", may_be_empty=True)
             source = SourceText.plain(text, kind or _KINDS.get(self.strategy, "prose"))
         elif kind in (None, text.kind):
             source = text
@@ -112,16 +113,6 @@ class Chunker:
         # int8 as an index stores it: rounding takes away what differs from one run of a model to the next. Windows: a
         # span has more tokens than its parts if blanks in it count, which may be more than the model reads at once.
         return list(self.encoder.encode_chunks(documents, dtype="int8", windows=True).documents())
-
-
-def _check_text(text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"the text has a lone surrogate (half a UTF-16 pair) at character {error.start}, which is no text; "
-            "read its source as UTF-16, or replace it: text.encode('utf-8', 'replace').decode()"
-        ) from None
 
 
 def check_strategy(strategy: str) -> None:

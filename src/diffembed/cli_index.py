@@ -84,7 +84,7 @@ def search(
     weight: Annotated[
         float | None,
         typer.Option(
-            "--weight", min=0.0, max=1.0, metavar="W", help="Of meaning in the scores; words have 1 - W. [0.5]"
+            "--weight", min=0.0, max=1.0, metavar="W", help="Of meaning; of words 1 - W. [0.5]"
         ),
     ] = None,
     group: Annotated[bool, typer.Option("--group", help="Only the best chunk of each document.")] = False,

@@ -22,6 +22,7 @@ from diffembed.models.foreign import fingerprint, read_config, read_tokenizer
 from diffembed.runtime import Runtime
 from diffembed.runtime.start import Device, Precision, RuntimeName, start_runtime
 from diffembed.text.batching import IntArray, PackedBatch, TokenizedSequence, batches_by_tokens, blocks, pack
+from diffembed.text.checks import check_texts
 from diffembed.text.windows import Frame, Reading, SharedRows, read_document
 from diffembed.vectors.embeddings import VECTOR_DTYPES, Embeddings, TokenEmbeddings, VectorDtype
 from diffembed.vectors.quantize import FloatArray, quantize
@@ -112,12 +113,14 @@ class Encoder:
         return fingerprint(self.path, self.config)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text as the model reads it, special ones included (empty texts are allowed here)."""
+        """Tokens of each text as the model reads it, special ones included, prompts not (texts may be empty here)."""
+        check_texts(texts, "text", may_be_empty=True)
         around = len(self.config.prefix_ids) + len(self.config.suffix_ids)
-        return [len(e.ids) + around for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [len(ids) + around for ids in self._token_ids(texts)]
 
     def token_spans(self, texts: Sequence[str]) -> list[IntArray]:
         """``[tokens, 2]`` for each text: start and end of its tokens in characters, special ones left out."""
+        check_texts(texts, "text", may_be_empty=True)
         return [np.array(e.offsets, dtype=np.int64).reshape(-1, 2) for e in self._encodings(texts)]
 
     def encode_queries(
@@ -154,7 +157,7 @@ class Encoder:
             dims: one of :attr:`dims`; ``None`` for the widest.
             truncate: cut texts over :attr:`max_tokens` (they are listed in the result) instead of refusing them.
             windows: read texts over :attr:`max_tokens` through overlapping windows instead; a text's vector is then
-                the mean over all its tokens (they are listed, too).
+                the mean over all its tokens (they are listed, too). Models that pool otherwise refuse them.
             prompt: put before every text and pooled with it; ``None`` takes the model's own.
             progress: called with (texts done, texts in all).
 
@@ -196,7 +199,7 @@ class Encoder:
         for i, chunks in enumerate(documents):
             if not isinstance(chunks, str) and len(chunks) == 0:
                 raise InputError(f"document {i} has no chunks; leave it out or give it one")
-            _check_texts(chunks, f"document {i}, chunk")
+            check_texts(chunks, f"document {i}, chunk")
         if prompt := self.config.document_prompt:
             documents = [[prompt + chunks[0], *chunks[1:]] for chunks in documents]
         return self._encode(documents, _Options(dtype, dims, truncate, windows, progress), chunked=True)
@@ -219,11 +222,12 @@ class Encoder:
             texts: none empty; no prompt is put before them.
             dtype, dims, truncate, progress: as for :meth:`encode_documents`.
         """
-        _check_texts(texts, "text")
+        check_texts(texts, "text")
         return self._encode_tokens(texts, _Options(dtype, dims, truncate, windows=False, progress=progress))
 
     def _encode_texts(self, texts: Sequence[str], prompt: str, options: _Options) -> Embeddings:
-        _check_texts(texts, "text")
+        check_texts(texts, "text")
+        check_texts([prompt], "prompt", may_be_empty=True)
         return self._encode([[prompt + text] for text in texts], options, chunked=False)
 
     def _encode(self, documents: Sequence[Sequence[str]], options: _Options, *, chunked: bool) -> Embeddings:
@@ -319,7 +323,7 @@ class Encoder:
 
     def _limit(self, chunks: list[list[int]], number: int, options: _Options, *, chunked: bool) -> bool:
         """Refuse or cut, in place, what is over the limit; whether something was cut."""
-        room, cut = self._frame.room, False
+        room, cut, pieces = self._frame.room, False, self.config.pooling == "mean"
         for place, ids in enumerate(chunks):
             if ids and len(ids) <= room:
                 continue
@@ -329,12 +333,10 @@ class Encoder:
             if len(ids) > room and options.truncate:
                 del ids[room:]
                 cut = True
-            elif len(ids) > room and not options.windows:
-                raise TextTooLongError(
-                    f"{where} has {len(ids)} tokens, {self.config.name} reads at most {room}; split it, or ask for "
-                    "truncate or windows",
-                    number,
-                )
+            elif len(ids) > room and not (options.windows and pieces):
+                ways = "truncate or windows" if pieces else "truncate (its pooling gives no vector of pieces)"
+                limit = f"{self.config.name} reads at most {room}"
+                raise TextTooLongError(f"{where} has {len(ids)} tokens, {limit}; split it, or ask for {ways}", number)
         return cut
 
     def _finish(self, means: FloatArray, dtype: VectorDtype, width: int) -> np.ndarray[Any, Any]:
@@ -380,20 +382,3 @@ def resolve_model(model: str | Path) -> Path:
             )
         return BUNDLED
     return fetch_model(model)
-
-
-def _check_texts(texts: Sequence[str], what: str) -> None:
-    if isinstance(texts, str):
-        raise InputError(f"{what.split(',')[0]}s came as one string; give a list of strings")
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"{what} {i} is {type(text).__name__}, a string was expected")
-        if not text.strip():
-            raise InputError(f"{what} {i} is empty; leave it out, there is nothing to encode")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{what} {i} has a lone surrogate (half a UTF-16 pair) at character {error.start}, which is no text; "
-                "read its source as UTF-16, or replace it: text.encode('utf-8', 'replace').decode()"
-            ) from None

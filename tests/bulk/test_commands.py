@@ -5,13 +5,18 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from tests.bulk.folders import contents, rows, vectors, write_jsonl
 from tests.cli.invoke import process, run
+
+from diffembed import cli_bulk
+from diffembed.bulk.rows import StdinFormat
+from diffembed.bulk.shards import ShardFormat
+from diffembed.runtime.start import Device, Precision
 
 
 @pytest.fixture
@@ -64,6 +69,16 @@ def test_options_reach_the_encoder(tiny_model_dir: Path, tmp_path: Path, corpus:
     run(*args, "--into", tmp_path / "no", "--precision", "int8", "--device", "cuda").fails(2, "cuda")
     run(*args, "--into", tmp_path / "no", "--truncate", "--windows").fails(2, "truncate and windows")
     assert not (tmp_path / "no").exists()
+
+
+def test_every_choice_of_the_api_can_be_made() -> None:
+    for choice, known in (
+        (cli_bulk.ShardFormat, ShardFormat),
+        (cli_bulk.StdinFormat, StdinFormat),
+        (cli_bulk.Precision, Precision),
+        (cli_bulk.Device, Device),
+    ):
+        assert tuple(choice) == get_args(known)
 
 
 def test_several_inputs_into_one_file(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
     ("source", "output", "options", "message"),
     [
         ("in.txt", "out.csv", {}, "must end in .npy or .parquet"),
+        ("in.txt", "folder.npy", {}, "is a folder; give the name"),
         ("in.txt", "no/out.npy", {}, "does not exist; make it"),
         ("nowhere.txt", "out.npy", {}, "does not exist; check"),
         (".", "out.npy", {}, "must end in"),
@@ -133,9 +134,10 @@ def test_bad_arguments_write_nothing(
     encoder: Encoder, tmp_path: Path, source: str, output: str, options: dict[str, Any], message: str
 ) -> None:
     (tmp_path / "in.txt").write_text("a")
+    (tmp_path / "folder.npy").mkdir()
     with pytest.raises(DiffembedError, match=message):
         encode_file(tmp_path / source, tmp_path / output, **({"model": encoder} | options))
-    assert [p.name for p in tmp_path.iterdir()] == ["in.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.npy", "in.txt"]
 
 
 def test_compressed_and_several_inputs_are_read_as_one(encoder: Encoder, corpus: list[str], tmp_path: Path) -> None:
@@ -152,8 +154,10 @@ def test_compressed_and_several_inputs_are_read_as_one(encoder: Encoder, corpus:
     (tmp_path / "two.jsonl.zst").unlink()
     with pytest.raises(InputError, match="two.jsonl.zst does not exist"):
         encode_file(inputs, tmp_path / "out.parquet", model=encoder)
-    with pytest.raises(InputError, match="given twice"):
-        encode_file([inputs[0], inputs[0]], tmp_path / "out.parquet", model=encoder)
+    for again in (inputs[0], tmp_path / "sub" / ".." / "one.jsonl.gz"):
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        with pytest.raises(InputError, match="given twice"):
+            encode_file([inputs[0], again], tmp_path / "out.parquet", model=encoder)
 
 
 @pytest.mark.parametrize("kind", ["strings", "large", "dictionary", "lists"])

@@ -255,6 +255,21 @@ def test_stdin_goes_on_by_reading_past_what_is_done(
     assert not (tmp_path / "none").exists()
 
 
+def test_a_folder_that_lost_a_shard_is_not_called_complete(encoder: Encoder, source: Path, whole: Path) -> None:
+    (whole / "rows-00001.jsonl").unlink()
+    before = contents(whole)
+    with pytest.raises(InputError, match=r"whole has lost rows-00001.jsonl, which its manifest names"):
+        encode_folder(source, whole, model=encoder, **OPTIONS)
+    assert contents(whole) == before
+
+
+def test_a_name_with_a_backslash_is_only_a_name(encoder: Encoder, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / r"a\d\1.jsonl", [{"text": "short"}, {"text": LONG}])
+    assert encode_folder(source, tmp_path / "out", model=encoder).kinds == {"too_long": 1}
+    (listed,) = map(json.loads, (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines())
+    assert listed["reason"].startswith(f"{source}, line 2 has ")
+
+
 def test_a_folder_of_something_else_is_refused(encoder: Encoder, source: Path, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "vectors-00000.npy").write_text("mine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.bulk.folders import rows, write_jsonl
@@ -148,6 +150,18 @@ def more_quarantined(folder: Path) -> None:
         stream.write('{"line": 61, "kind": "empty"}\n')
 
 
+def emptied(folder: Path) -> None:
+    (folder / "vectors-00001.npy").write_bytes(b"")
+
+
+def few_places(folder: Path) -> None:
+    places(folder, lambda entries: entries.__delitem__(slice(1, None)))
+
+
+def huge_line(folder: Path) -> None:
+    places(folder, lambda entries: entries[0].update(line=10**30))
+
+
 def stranger(folder: Path) -> None:
     (folder / "vectors-00003.npy").write_bytes(b"x")
 
@@ -173,6 +187,9 @@ def shard_lost(folder: Path) -> None:
         (other_line, "shard 0: of the rows 1 to 25 some are missing"),
         (other_chunk, "shard 0: chunks are missing, doubled or out of order"),
         (other_row, "shard 0 cannot be read (its rows are not numbered"),
+        (emptied, "shard 1 cannot be read (No data left in file)"),
+        (few_places, "shard 0: 27 vectors, but places of 1"),
+        (huge_line, "shard 0 cannot be read (Python int too large"),
         (less_quarantined, "quarantine.jsonl lists 7 rows"),
         (more_quarantined, "quarantine.jsonl has"),
         (stranger, "vectors-00003.npy is in the folder, but not in its manifest"),
@@ -193,8 +210,12 @@ def test_parquet_damage_is_found(made: Path, tmp_path: Path, encoder: Encoder) -
     table = pq.read_table(file)
     pq.write_table(table.slice(0, table.num_rows - 1), file)
     signed(tmp_path / "out", 1)
-    problems = verify_folder(tmp_path / "out", model=encoder, sample=0).problems
+    problems = verify_folder(tmp_path / "out", model=encoder, sample=10**6).problems
     assert any(f"{table.num_rows - 1} vectors, its manifest says {table.num_rows}" in problem for problem in problems)
+    lists = pa.array([[1]] * table.num_rows)
+    pq.write_table(table.set_column(table.schema.get_field_index("vector"), "vector", lists), file)
+    problems = verify_folder(tmp_path / "out", model=encoder).problems
+    assert any("shard 1 cannot be read (its vectors are of type list<" in problem for problem in problems)
     file.write_bytes(file.read_bytes()[:-20])
     assert any("shard 1 cannot be read" in p for p in verify_folder(tmp_path / "out", model=encoder).problems)
 
@@ -225,6 +246,24 @@ def test_what_is_not_at_hand_is_said(folder: Path, tmp_path: Path, encoder: Enco
     assert "gone.jsonl is not there" in verify_folder(folder, model=encoder).notes[0]
     with pytest.raises(InputError, match="has no manifest.json"):
         verify_folder(tmp_path, model=encoder)
+
+
+def test_stdin_among_several_inputs(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table({"text": ["one", "two"]}), "in.parquet")
+    Path("-").write_text("a file that only happens to have this name\n")
+
+    def stdin() -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"text": "three"}\n')))
+
+    stdin()
+    encode_folder(["in.parquet", "-"], "out", model=encoder, stdin_format="jsonl")
+    report = verify_folder("out", model=encoder)
+    assert (report.problems, report.sampled) == ((), 0)
+    assert "was read from stdin" in report.notes[0]
+    stdin()
+    report = verify_folder("out", model=encoder, source=["in.parquet", "-"])
+    assert (report.problems, report.notes, report.sampled) == ((), (), 3)
 
 
 def test_another_model_says_no_sample_was_encoded(made: Path, folder: Path, tiny_model_dir: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.index.fake_encoder import FakeEncoder
 
 from diffembed.errors import InputError
 from diffembed.index import Index, index_paths, search_paths
@@ -40,6 +43,21 @@ def test_a_refresh_cuts_as_before(notes: Path, tmp_path: Path, encoder: Any) -> 
         assert len(texts(index)) == 4
     with pytest.raises(InputError, match="made with chunking markdown, not adaptive; leave chunking out"):
         Index.build([notes], tmp_path / "index", encoder=encoder, chunking="adaptive")
+
+
+def test_a_file_without_a_token_is_left_out_and_remembered(notes: Path, tmp_path: Path) -> None:
+    class Letters(FakeEncoder):
+        """Its tokenizer drops whatever is no letter."""
+
+        def count_tokens(self, texts: Sequence[str]) -> list[int]:
+            return [len(re.findall(r"[A-Za-z]+", text)) for text in texts]
+
+    write(notes / "b.md", "\u200b\n\n* * *\n")
+    with Index.build([notes], tmp_path / "index", encoder=Letters(contextual=True)) as index:
+        assert {Path(hit.path).name for hit in index.search("owls", top=9)} == {"a.md"}
+        report = index.refresh([notes], encoder=Letters(contextual=True))
+    assert [(s.path.name, s.reason) for s in report.skipped] == [("b.md", "no text in it that the model reads")]
+    assert report.unchanged == 1
 
 
 def test_an_unknown_name_makes_no_index(notes: Path, tmp_path: Path, encoder: Any) -> None:

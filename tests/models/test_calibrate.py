@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,11 @@ import torch
 from tests.conftest import CORPUS
 from tests.models.graphs import calibration, make_model, save, source_of, states
 
-from diffembed.errors import InputError
-from diffembed.models.calibrate import calibrate, choose_plan, fold_factors, sensitivity, tokenized
+from diffembed.errors import InputError, ModelError
+from diffembed.models.calibrate import calibrate, choose_plan, cosines, fold_factors, sensitivity, tokenized
+from diffembed.models.checkpoint import load_tokenizer
 from diffembed.models.encoder_graph import GraphSource
+from diffembed.models.equalise import int8_plan
 from diffembed.models.graph import GraphBuilder
 from diffembed.text.batching import TokenizedSequence
 
@@ -119,6 +122,43 @@ def test_what_makes_no_sense_is_refused(made: tuple[Any, GraphSource]) -> None:
     for nothing in ([], [""]):
         with pytest.raises(InputError, match="at least one token"):
             calibrate(source, nothing)
+
+
+def test_the_size_of_a_gain_costs_nothing(tmp_path: Path) -> None:
+    """Large norm gains before small weights: by powers of two every integer stays, and no epsilon may notice."""
+    found = []
+    for factor in (1.0, 2.0**-12):
+        model = make_model("qwen3")
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "input_layernorm" in name:
+                    parameter /= factor
+                elif name.removesuffix(".weight").endswith(("q_proj", "k_proj", "v_proj")):
+                    parameter *= factor
+        source = source_of(save(tmp_path / str(factor), model))
+        found.append(cosines(source, calibration(source), int8_plan({})))
+    assert np.abs(found[0] - found[1]).max() < 1e-5
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    model = make_model("qwen3")
+    with torch.no_grad():
+        model.layers[1].mlp.down_proj.weight[3, 3] = float("nan")
+    source = source_of(save(tmp_path / "broken", model))
+    with pytest.raises(ModelError, match=r"model\.safetensors gives a vector that is not all finite"):
+        choose_plan(source, CORPUS, min_cosine=0.9)
+
+
+def test_texts_are_read_as_documents(tmp_path: Path) -> None:
+    """As ``Encoder.encode_documents`` reads them: the model's prompt before each text, its tokens around both."""
+    path = save(tmp_path / "model", make_model("bert"))
+    changed = {"document_prompt": "doc: ", "prefix_ids": [4], "suffix_ids": [5, 6]}
+    (path / "diffembed.json").write_text(json.dumps(json.loads((path / "diffembed.json").read_text()) | changed))
+    source = source_of(path)
+    ids = load_tokenizer(path).encode("doc: a b", add_special_tokens=False).ids
+    assert [b.token_ids.tolist() for b in tokenized(source, ["", "a b"])] == [[4, *ids, 5, 6]]
+    with pytest.raises(InputError, match="at least one token"):
+        calibrate(source, [""])
 
 
 def test_long_texts_are_cut_and_empty_ones_left_out(made: tuple[Any, GraphSource]) -> None:

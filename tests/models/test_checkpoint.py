@@ -120,6 +120,27 @@ def test_lacking_tensor_is_refused(copied: Path) -> None:
         load_backbone(copied)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dims": 64}, {"dims": ["64"]}, {"max_tokens": "128"}, {"query_prompt": None}, {"prefix_ids": None},
+        {"suffix_ids": [0.5]}, {"pad_token_id": None}, {"contextual": "yes"}, {"manifest": []}, {"quantizer": None},
+    ],
+)  # fmt: skip
+def test_values_of_another_type_are_refused(tiny_config: ModelConfig, change: dict[str, Any]) -> None:
+    text = json.dumps(json.loads(tiny_config.to_json()) | change)
+    with pytest.raises(ModelError, match=f"has {next(iter(change))} .* of another type"):
+        ModelConfig.from_json(text)
+
+
+def test_tokens_around_texts_lie_inside_the_table(tiny_model_dir: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(tiny_model_dir, tmp_path / "copy"))
+    file = path / "diffembed.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"suffix_ids": [10**6]}))
+    with pytest.raises(ModelError, match="suffix_token_id 1000000 lies outside"):
+        read_model_config(path)
+
+
 def test_other_directories_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not exist"):
         read_model_config(tmp_path / "nowhere")

@@ -103,6 +103,28 @@ def test_unknown_precision_is_refused(tiny_model_dir: Path) -> None:
         export_onnx(tiny_model_dir, precisions=("int4",))  # type: ignore[arg-type]
 
 
+def test_settings_of_integers_want_an_int8_graph(tiny_model_dir: Path, tmp_path: Path, corpus: list[str]) -> None:
+    for settings in (Int8Options(texts=corpus), Int8Options(keep_float=["*"]), Int8Options(min_cosine=0.9)):
+        with pytest.raises(InputError, match="add precision int8"):
+            export_onnx(tiny_model_dir, tmp_path / "out", precisions=("fp32",), int8=settings)
+
+
+@pytest.mark.parametrize("into", ["model/inside", "."])
+def test_neither_directory_may_lie_within_the_other(tiny_model_dir: Path, tmp_path: Path, into: str) -> None:
+    """Into its parent, the model would take the place of all that stands beside it."""
+    source = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match="lie within each other"):
+        export_onnx(source, tmp_path / into)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_same_model_gives_the_same_files(tiny_model_dir: Path, tmp_path: Path) -> None:
+    made = [export_onnx(tiny_model_dir, tmp_path / name, precisions=("fp32", "int8")) for name in "ab"]
+    for file in ("onnx/model.onnx", "onnx/model_int8.onnx"):
+        assert (made[0] / file).read_bytes() == (made[1] / file).read_bytes()
+
+
 def test_sentence_transformers_directory_is_understood(minilm_dir: Path) -> None:
     config = read_model_config(minilm_dir)
     assert (config.prefix_ids, config.suffix_ids, config.pad_token_id) == ((101,), (102,), 0)

@@ -23,8 +23,10 @@ from diffembed.models.foreign import find_source, fingerprint, model_directories
 def released(tmp_path: Path, tiny_tokenizer: Any) -> Path:
     """A contextual pplx-embed in three shards."""
     config, stock = pplx()
-    config |= {"architectures": ["PPLXQwen3ContextualModel"]}
-    return write_checkpoint(tmp_path / "pplx-embed-context-tiny", tiny_tokenizer, config, stock.state_dict(), shards=3)
+    path = write_checkpoint(tmp_path / "pplx-embed-context-tiny", tiny_tokenizer, config, stock.state_dict(), shards=3)
+    # as released: architectures are those of the dense model, auto_map names the contextual class
+    change(path / "config.json", auto_map={"AutoModel": "modeling.PPLXQwen3ContextualModel"})
+    return path
 
 
 def change(file: Path, **values: Any) -> None:
@@ -38,9 +40,11 @@ def test_pplx_config(released: Path) -> None:
     assert (config.contextual, config.quantizer, config.normalize, config.shift) == (True, "tanh-int8", False, True)
     assert (config.prefix_ids, config.suffix_ids, config.query_prompt) == ((), (), "")
     assert (config.pad_token_id, config.eot_token_id, config.mask_token_id) == (2, 2, None)
-    change(released / "config.json", architectures=["PPLXQwen3Model"], max_position_embeddings=131_072)
+    change(released / "config.json", auto_map={"AutoModel": "modeling.PPLXQwen3Model"}, max_position_embeddings=131_072)
     config = read_config(released)
     assert (config.contextual, config.max_tokens) == (False, 32_768)
+    change(released / "config.json", architectures=["PPLXQwen3ContextualModel"], auto_map=None)
+    assert read_config(released).contextual
 
 
 @pytest.mark.parametrize(
@@ -107,6 +111,24 @@ def test_layouts_that_say_nothing_are_refused(tmp_path: Path, tiny_tokenizer: An
         read_config(path)
 
 
+def test_our_own_directory_without_its_config_is_damaged(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """It is a sentence-transformers directory, too: read as one, it would lose its widths and its late chunking."""
+    path = Path(shutil.copytree(tiny_model_dir, tmp_path / "copy"))
+    (path / "diffembed.json").unlink()
+    with pytest.raises(ModelError, match=r"written by diffembed, and its diffembed\.json is missing"):
+        Encoder.load(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_our_own_model_saved_again_by_the_library_is_the_librarys(tiny_model_dir: Path, tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    library.SentenceTransformer(str(tiny_model_dir), device="cpu").save(
+        str(tmp_path / "again"), create_model_card=False
+    )
+    config = read_config(tmp_path / "again")
+    assert (config.dims, config.quantizer, config.contextual) == ((64,), "tanh-int8", False)
+
+
 def test_reading_needs_no_torch(released: Path) -> None:
     script = (
         "import sys\nsys.modules['torch'] = sys.modules['transformers'] = None\n"
@@ -140,6 +162,9 @@ def test_fingerprint_covers_every_file(released: Path, tmp_path: Path) -> None:
     shard.write_bytes(data)
     assert fingerprint(moved, config) == first
     assert fingerprint(moved, dataclasses.replace(config, query_prompt="find: ")) != first
+    (moved / "tokenizer.model").write_bytes(b"pieces")
+    assert fingerprint(moved, config) != first
+    (moved / "tokenizer.model").unlink()
     change(moved / "config.json", rms_norm_eps=1e-5)
     assert fingerprint(moved, read_config(moved)) != first
 

@@ -21,7 +21,7 @@ def pair_sums(integers: np.ndarray) -> np.ndarray:
 @given(
     seed=st.integers(0, 2**32 - 1),
     shape=st.tuples(st.integers(1, 9), st.integers(1, 6)),
-    tail=st.sampled_from(["normal", "uniform", "equal", "heavy", "zero"]),
+    tail=st.sampled_from(["normal", "uniform", "equal", "heavy", "zero", "tiny"]),
 )
 def test_no_pair_is_over_the_limit(seed: int, shape: tuple[int, int], tail: str) -> None:
     rng = np.random.default_rng(seed)
@@ -31,6 +31,7 @@ def test_no_pair_is_over_the_limit(seed: int, shape: tuple[int, int], tail: str)
         "equal": lambda: np.full(shape, rng.normal()),
         "heavy": lambda: rng.standard_cauchy(shape),
         "zero": lambda: np.zeros(shape),
+        "tiny": lambda: rng.choice([0.0, 1e-44, 1e-38], shape),
     }[tail]().astype(np.float32)
     integers, scale = quantize_weight(weight)
     assert np.abs(integers.astype(int)).max() <= 127

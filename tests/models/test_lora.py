@@ -78,6 +78,16 @@ def test_forms_of_lora(
     assert np.abs(found - reference(model, tiny_tokenizer, texts)).max() < 1e-5
 
 
+def test_weights_that_fp16_cannot_hold(tmp_path: Path, tiny_tokenizer: Any) -> None:
+    stock = base_model(tmp_path / "base", "qwen2", tiny_tokenizer)
+    adapter_of(tmp_path / "adapter", tmp_path / "base", stock, "qwen2")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({n: t * 1e3 for n, t in load_file(file).items()}, file)
+    with pytest.raises(ModelError, match="cannot be merged in torch.float16: .*load it in 'fp32' or 'bf16'"):
+        Encoder.load(tmp_path / "adapter", precision="fp16")
+    assert len(Encoder.load(tmp_path / "adapter").encode_documents(["a text"])) == 1
+
+
 def test_base_beside_the_adapter_and_its_tokenizer(tmp_path: Path, tiny_tokenizer: Any, corpus: list[str]) -> None:
     """A relative base, a tokenizer of the adapter's own, and the length that the DiffEmbed wrapper notes."""
     (tmp_path / "adapter").mkdir()
@@ -114,6 +124,8 @@ def _rename(folder: Path, old: str, new: str) -> None:
         ({"bias": "all"}, "sets bias"),
         ({"megatron_config": {"a": 1}}, "sets megatron_config"),
         ({"some_future_option": True}, "sets some_future_option"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights to 'pissa_niter_4', which changes the base"),
+        ({"init_lora_weights": "OLoRA"}, "merge the adapter with peft and save the model"),
         ({"base_model_name_or_path": ""}, "names the base model ''"),
         ({"base_model_name_or_path": "/nowhere/at/all"}, "names the base model '/nowhere/at/all', which is no model"),
         (lambda f: (f / "adapter_model.safetensors").rename(f / "adapter_model.bin"), "a pickle, which is never read"),

@@ -22,6 +22,7 @@ from diffembed.models.attention import PACKED
 from diffembed.models.backbone import packed_states
 from diffembed.models.checkpoint import ModelConfig, load_backbone, load_head, save_model
 from diffembed.models.pretrained import LoadedBackbone, load_pretrained
+from diffembed.models.released import layout_of
 from diffembed.text.batching import pack
 
 
@@ -124,6 +125,13 @@ def test_other_variants_of_llada_are_refused(
     write_checkpoint(tmp_path, tiny_tokenizer, LLADA | change, llada()[1])
     with pytest.raises(ModelError, match=message):
         load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"is_causal": True}, {"use_mrope": True}, {"use_sliding_window": True}])
+def test_other_variants_of_dream_are_refused(change: dict[str, Any]) -> None:
+    assert layout_of({"model_type": "Dream", "is_causal": False}, "here").model_type == "qwen2"
+    with pytest.raises(ModelError, match=f"here has {next(iter(change))} = True, the Dream layout"):
+        layout_of({"model_type": "Dream"} | change, "here")
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "qwen2", "llama"])

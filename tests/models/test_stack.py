@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 from tests.models.stacks import word_tokenizer
 
 from diffembed.errors import ModelError
 from diffembed.models.foreign import read_config, read_tokenizer
-from diffembed.models.stack import Stack, read_stack
+from diffembed.models.stack import Stack, read_prompts, read_stack
 
 _TYPE = "sentence_transformers.models."
 
@@ -87,6 +88,35 @@ def test_positions_of_roberta_begin_after_the_padding_token(tmp_path: Path) -> N
     config = _files()["config.json"] | {"model_type": "roberta"}
     files = _files(**{"config.json": config, "sentence_bert_config.json": {}})
     assert read_stack(_write(tmp_path, files)).max_tokens == 38
+
+
+@pytest.mark.parametrize(
+    ("about", "expected"),
+    [
+        ({"prompts": {"query": "q: ", "document": "d: ", "passage": "p: "}}, ("q: ", "d: ")),
+        ({"prompts": {"query": "q: ", "document": "", "passage": "p: "}}, ("q: ", "")),
+        ({"prompts": {"query": "", "x": "x: "}, "default_prompt_name": "x"}, ("", "")),
+        ({"prompts": {"query": None, "document": "d: "}, "default_prompt_name": "document"}, ("", "d: ")),
+        ({"prompts": {"query": "q: "}, "default_prompt_name": "query"}, ("q: ", "")),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_prompts_are_those_of_the_library(about: dict[str, Any], expected: tuple[str, str], tmp_path: Path) -> None:
+    assert read_prompts(about) == expected
+    library = pytest.importorskip("sentence_transformers")
+    _write(tmp_path, {"modules.json": [], "config_sentence_transformers.json": about})
+
+    class Named(library.SentenceTransformer):  # type: ignore[misc]
+        """Says what prompt its own methods choose."""
+
+        def encode(self, *given: Any, prompt: Any = None, prompt_name: Any = None, **rest: Any) -> Any:
+            return self._resolve_prompt(prompt, prompt_name) or ""
+
+    model = Named(modules=[torch.nn.Identity()], device="cpu", prompts=None)
+    model.prompts = dict(model._default_prompts)  # as on loading
+    model._parse_model_config(about)
+    model._validate_prompts()
+    assert (model.encode_query("a"), model.encode_document("a")) == expected
 
 
 def test_first_module_in_a_folder_of_its_own(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.models.stacks import library, stack_dir, transformer_dir, word_tokenizer
 
-from diffembed.encoder import Encoder
+from diffembed.encoder import Encoder, TextTooLongError
 from diffembed.errors import InputError, MissingExtraError, ModelError
 from diffembed.models.stack import ENCODERS
 from diffembed.vectors.quantize import unit
@@ -191,6 +191,8 @@ def test_first_token_pooling_has_no_chunks(backbone: Path, tmp_path: Path, corpu
     encoder = Encoder.load(stack_dir(tmp_path / "m", [modules.Transformer(str(backbone)), modules.Pooling(32, "cls")]))
     with pytest.raises(InputError, match=r"pools a text's first token \(cls\)"):
         encoder.encode_chunks([corpus[:2]])
+    with pytest.raises(TextTooLongError, match="ask for truncate \\(its pooling gives no vector of pieces\\)"):
+        encoder.encode_documents([" ".join(corpus)], windows=True)  # nothing is averaged that was pooled otherwise
     assert len(encoder.encode_tokens(corpus[:1])) == encoder.count_tokens(corpus[:1])[0] - 2
 
 

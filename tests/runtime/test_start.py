@@ -53,6 +53,7 @@ def test_choice(tiny_model_dir: Path, asked: dict[str, Any], name: str, precisio
         ({"runtime": "onnx", "precision": "bf16"}, "onnx runtime has no bf16 weights"),
         ({"runtime": "onnx", "device": "cuda"}, "onnx runtime runs on the CPU"),
         ({"precision": "int8", "device": "cuda"}, "onnx runtime runs on the CPU"),
+        ({"threads": 0}, "threads is 0; give at least 1"),
     ],
 )
 def test_what_no_runtime_has(tiny_model_dir: Path, asked: dict[str, Any], message: str) -> None:
@@ -72,8 +73,12 @@ def test_graph_that_is_not_there(bare: Path, monkeypatch: pytest.MonkeyPatch) ->
     import sys
 
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingExtraError, match=r"no ONNX graph .*diffembed\[train\].*diffembed export"):
+    with pytest.raises(ModelError, match=r"no ONNX graph \(onnx/model_int8\.onnx, .*diffembed export.*\[train\]"):
         Encoder.load(bare)
+    with pytest.raises(ModelError, match=r"no ONNX graph \(onnx/model\.onnx\)"):
+        Encoder.load(bare, precision="fp32")
+    with pytest.raises(MissingExtraError, match=r"^this needs torch and transformers"):
+        Encoder.load(bare, precision="bf16")
     with pytest.raises(MissingExtraError, match=r"^this needs torch and transformers"):
         Encoder.load(bare, runtime="torch")
 

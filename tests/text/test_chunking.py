@@ -19,7 +19,7 @@ def words(texts: Sequence[str]) -> list[int]:
 
 def merging(texts: Sequence[str]) -> list[int]:
     """A tokenizer whose counts do not add up: five characters a token, but at least two tokens a text."""
-    return [max(2, len(text) // 5 + 2 * text.count("x")) for text in texts]
+    return [max(2, len(text) // 5 + 2 * text.count("x")) if text else 0 for text in texts]
 
 
 def cut(
@@ -60,6 +60,24 @@ def test_chunks_are_exact_in_order_complete_and_within_the_limit(text, kind, max
     assert all(i in covered or c.isspace() for i, c in enumerate(text))
 
 
+LINES = st.sampled_from(
+    [*"ab.!#-=`1", " ", "\n", "\n\n", "# One", "Owls hunt. ", "def a():", "    b", "```", "梟。", "==="]
+)
+
+
+@given(
+    st.lists(LINES, max_size=60).map("".join),
+    st.sampled_from(["prose", "markdown", "rst", "code"]),
+    st.integers(1, 12),
+    st.sampled_from(["structure", "sentence", "markdown", "code"]),
+    st.sampled_from(["\r\n", "\r"]),
+)
+@settings(max_examples=300, deadline=None)
+def test_line_ends_of_other_systems_change_nothing(text, kind, max_tokens, strategy, end) -> None:  # type: ignore[no-untyped-def]
+    found = texts(cut(text.replace("\n", end), kind, max_tokens, strategy))
+    assert [chunk.replace(end, "\n") for chunk in found] == texts(cut(text, kind, max_tokens, strategy))
+
+
 def test_short_paragraphs_share_a_chunk() -> None:
     chunks = cut("One two.\n\nThree four.\n\nFive six seven.\n")
     assert texts(chunks) == ["One two.\n\nThree four.", "Five six seven."]
@@ -83,6 +101,16 @@ def test_a_heading_stays_with_what_it_heads() -> None:
         "# A\n\nOne two three four.",
         "## B\n\nFive six seven.",
         "C\n===\n\nEight nine.",
+    ]
+
+
+def test_headings_without_text_are_packed_like_text() -> None:
+    contents = "".join(f"# H{n}\n\n" for n in range(9))  # three tokens each
+    assert [chunk.count("#") for chunk in texts(cut(contents, "markdown", 10))] == [3, 3, 3]
+    above = "# A\n\n## B\n\n"
+    assert texts(cut(f"{above}One two three four five.\n", "markdown", 10)) == [
+        "# A",
+        "## B\n\nOne two three four five.",
     ]
 
 
@@ -147,7 +175,7 @@ def test_very_long_runs_are_cut_before_they_are_tokenized(text: str) -> None:
     def count(texts: Sequence[str]) -> list[int]:
         nonlocal longest
         longest = max([longest, *map(len, texts)])
-        return [max(1, len(text) // 4) for text in texts]
+        return [max(1, len(text) // 4) if text else 0 for text in texts]
 
     chunks = chunk_document(SourceText.plain(text, "prose"), count_tokens=count, max_tokens=256)
     assert "".join("".join(c.text.split()) for c in chunks) == "".join(text.split())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffembed.text.blocks import definition_blocks
+from diffembed.text.blocks import Definitions
 from diffembed.text.chunking import chunk_document
 from diffembed.text.readers import SourceText
 
@@ -155,12 +156,23 @@ def test_other_languages(code: str) -> None:
     assert all(chunk.startswith(begin) for chunk, begin in zip(chunks, EXPECTED[code], strict=True))
 
 
+def test_deep_nesting_takes_bounded_time() -> None:
+    code = "".join(f"{' ' * depth}class A:\n" for depth in range(1400))  # a million characters
+    start = time.process_time()
+    chunks = cut(code)
+    assert time.process_time() - start < 8  # most of a second; half a minute where every level reads all lines again
+    assert "".join("".join(chunks).split()) == "".join(code.split())
+    long = ("def f():\n" + "    x\n\n" * 300) * 1000
+    assert len(cut(long)) == 2000
+    assert time.process_time() - start < 16
+
+
 LINES = ["def a():\n", "    x\n", "\n", "class B:\n", "  def c():\n", "# d\n", "}\n"]
 
 
 @given(st.lists(st.sampled_from(LINES)), st.booleans())
 def test_blocks_cover_the_text(lines: list[str], nested: bool) -> None:
     text = "".join(lines)
-    units = definition_blocks(text, 0, len(text), nested=nested)
+    units = Definitions(text).blocks(0, len(text), nested=nested)
     assert "".join(text[unit.start : unit.end] for unit in units) == text
     assert all(unit.start < unit.end for unit in units)

@@ -30,6 +30,8 @@ def split(text: str, kind: str = "prose") -> list[str]:
         ("Wait... what? Yes…  Really.", ["Wait...", "what?", "Yes…", "Really."]),
         ("Version 3.11.2 is out. See a.b.c for more.", ["Version 3.11.2 is out.", "See a.b.c for more."]),
         ("One.\r\n\r\nTwo.\r\n", ["One.", "Two."]),
+        ("Text goes on\r\nover lines.\r\nEnd.", ["Text goes on\r\nover lines.", "End."]),
+        ("See (1. Below. Or 2. Above. In\n  3. Item", ["See (1.", "Below.", "Or 2.", "Above.", "In", "3. Item"]),
         ("  \n ", []),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 from tests.conftest import make_tokenizer
 from tests.text.fake_reader import FakeReader
 from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from diffembed.chunker import Chunker
 from diffembed.text.chunking import STRATEGIES, Chunk, Strategy
@@ -94,6 +98,9 @@ RUNS = {
     "rtl": "ش" * SHORTER,
     "word": "word " * (SHORTER // 5),
     "stop": ". " * (SHORTER // 2),
+    "ellipsis": "." * LONG + "x",
+    "rule": "# a" + "-" * LONG + "b",
+    "contents": "# a\n\n" * (SHORTER // 5),
     "definition": "def a():\n" * (SHORTER // 9),
     "heading": "# a\n" * (SHORTER // 4),
     "fence": "```\n" * (LONG // 4),
@@ -129,6 +136,22 @@ def test_what_a_reader_sees_as_one_character_stays_whole(strategy: Strategy, tex
     for chunk in Chunker(strategy, max_tokens=20, encoder=FakeReader(TOKENIZER)).chunk(text):
         assert safe_cut(text, chunk.start) == chunk.start
         assert safe_cut(text, chunk.end) == chunk.end
+
+
+DROPPING = Tokenizer(WordPiece({"[UNK]": 0, "a": 1, "b": 2, ".": 3}, unk_token="[UNK]"))
+DROPPING.normalizer = BertNormalizer()  # drops control and format characters
+DROPPING.pre_tokenizer = BertPreTokenizer()
+SILENCE = st.sampled_from(["a", "b.", " ", "\n\n", "\u200b", "\0" * 200, "# ", "def a():\n"])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@given(st.lists(SILENCE, max_size=30).map("".join), KINDS)
+@settings(max_examples=25, deadline=None)
+def test_no_chunk_is_empty_to_the_model(strategy: Strategy, text: str, kind: TextKind) -> None:
+    reader = FakeReader(DROPPING, around=2)
+    chunks = Chunker(strategy, max_tokens=8, encoder=reader).chunk(text, kind=kind)
+    assert all(2 < count <= 8 for count in reader.count_tokens([chunk.text for chunk in chunks]))
+    assert "".join(re.sub(r"[\s\0\u200b]", "", chunk.text) for chunk in chunks) == re.sub(r"[\s\0\u200b]", "", text)
 
 
 def test_nothing_to_read_gives_no_chunks() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import scipy.stats
 from tests.conftest import make_backbone, make_config, make_tokenizer
 from tests.data.corpora import write_beir
 from tests.data.test_own_text import write_own
@@ -128,10 +129,20 @@ def test_a_contextual_model_learns_from_whole_documents(tmp_path: Path, monkeypa
 
 
 def test_the_share_is_the_best_of_those_that_keep_the_general_sets() -> None:
-    shares = [Share(0, 0.5, {"a": 0.8}), Share(0.5, 0.6, {"a": 0.796}), Share(1, 0.7, {"a": 0.7})]
+    general = {"a": 0.8}
+    shares = [Share(0, 0.5, general), Share(0.5, 0.6, general, 0.004, 0.005), Share(1, 0.7, general, 0.004, 0.007)]
     assert module._best(shares, AdaptSettings()) == 0.5
     assert module._best(shares, AdaptSettings(most_loss=0.2)) == 1
+    assert module._best([Share(0, 0.5, general), Share(1, 0.7, general, 0.2, 0.0)], AdaptSettings()) == 0
     assert module._best([Share(0, 0.5, {}), Share(0.5, 0.4, {})], AdaptSettings()) == 0
+
+
+def test_a_loss_has_the_error_of_a_paired_mean() -> None:
+    before, after = ({str(i): {"ndcg@10": v} for i, v in enumerate(values)} for values in ([1, 1, 0, 1], [1, 0, 0, 1]))
+    lost, doubt = module._lost([(before, after)])
+    assert (lost, doubt) == (0.25, pytest.approx(scipy.stats.sem([0, 1, 0, 0]), abs=1e-6))
+    assert module._lost([(before, after), (before, before)]) == (0.125, pytest.approx(doubt / 2, abs=1e-6))
+    assert module._lost([]) == (0, 0)
 
 
 def test_diffusion_is_left_out_where_the_model_cannot_fill_in(

@@ -29,6 +29,15 @@ def test_int8_is_not_normalised_by_127() -> None:
     assert cosine(short, long)[0, 0] == pytest.approx(1.0)
 
 
+def test_int8_orders_as_its_dequantized_form() -> None:
+    int8 = tanh_int8(RNG.normal(size=(300, 64)).astype(np.float32))
+    stored, floats = cosine(int8[:20], int8[20:]), cosine(*np.split(int8.astype(np.float32) / np.float32(127), [20]))
+    assert np.abs(stored - floats).max() < 1e-6
+    apart = np.diff(np.sort(stored, axis=1), axis=1).min(axis=1) > 1e-6  # no two too close to tell
+    assert apart.sum() > 5
+    assert np.array_equal(np.argsort(-stored[apart], axis=1), np.argsort(-floats[apart], axis=1))
+
+
 def test_hamming_and_binary_similarity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BLOCK_BYTES", 40)  # several blocks
     a, b = pack_signs(LEFT), pack_signs(RIGHT)

@@ -215,7 +215,8 @@ def _encode(encoder: Encoder, rows: list[Row], options: Options) -> list[_Part]:
     except InputError as error:
         if len(rows) == 1:
             kind = "too_long" if isinstance(error, TextTooLongError) else "refused"
-            return [(rows, Problem(kind, re.sub(r"^(?:text|document) 0", rows[0].raw.where, str(error))))]
+            said = re.match(r"(?:text|document) 0(.*)", str(error), re.DOTALL)
+            return [(rows, Problem(kind, rows[0].raw.where + (said[1] if said else f": {error}")))]
     middle = len(rows) // 2
     return _encode(encoder, rows[:middle], options) + _encode(encoder, rows[middle:], options)
 

@@ -101,6 +101,8 @@ def encode_file(
     target = Path(output)
     if target.suffix not in _SUFFIXES:
         raise InputError(f"output {target} must end in {' or '.join(_SUFFIXES)}")
+    if target.is_dir():
+        raise InputError(f"output {target} is a folder; give the name of a file")
     if not target.parent.is_dir():
         raise InputError(f"the folder of {target} does not exist; make it first")
     columns = Columns(text_column, id_column)

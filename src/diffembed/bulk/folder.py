@@ -236,6 +236,8 @@ def _begin(folder: Path, encoder: Encoder, settings: Settings, sources: tuple[st
     manifest = Manifest.read(folder)
     manifest.require_same(settings, encoder.model_id, folder)
     named = {name for shard in manifest.shards for name in shard.files}
+    if absent := sorted(name for name in named if not (folder / name).is_file()):
+        raise InputError(f"{folder} has lost {absent[0]}, which its manifest names; encode into another folder")
     for path in folder.iterdir():
         if path.name not in named and (_SHARD.fullmatch(path.name) or _BEGUN.fullmatch(path.name)):
             path.unlink()  # what a killed run had not finished

@@ -114,11 +114,15 @@ def find_sources(
         raise InputError("no input was given; name a .txt, .jsonl or .parquet file, or - for stdin")
     found = tuple(_find(str(name), stdin_format) for name in named)
     for number, source in enumerate(found):
-        if source.name in {earlier.name for earlier in found[:number]}:
+        if _same(source) in map(_same, found[:number]):
             raise InputError(f"input {source.name} was given twice; give every input once")
         if source.format == "text" and (columns.text or columns.id):
             raise InputError(f"{source.name} is lines of text, which have no columns; leave the column options out")
     return found
+
+
+def _same(source: Source) -> Path | None:
+    return source.path and source.path.resolve()
 
 
 def _find(name: str, stdin_format: StdinFormat) -> Source:

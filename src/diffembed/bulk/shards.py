@@ -164,11 +164,14 @@ def read_vectors(folder: Path, names: list[str]) -> Iterator[npt.NDArray[Any]]:
         step = max(1, (1 << 24) // max(1, values[:1].nbytes))
         yield from (values[at : at + step] for at in range(0, max(1, len(values)), step))
         return
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(first) as file:
         for batch in file.iter_batches(4096, columns=["vector"]):
             column = batch.column("vector")
+            if not pa.types.is_fixed_size_list(column.type):
+                raise ValueError(f"its vectors are of type {column.type}")
             yield column.flatten().to_numpy().reshape(len(column), column.type.list_size)
 
 

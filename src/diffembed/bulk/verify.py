@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from diffembed.bulk.blocks import Engine, Options, Progress, encode_rows, feed, row_digest
 from diffembed.bulk.manifest import MANIFEST, QUARANTINE, Manifest, Settings, ShardEntry, file_digest
-from diffembed.bulk.rows import Columns, RawRow, RawRows, Source, StdinFormat, find_sources, parse
+from diffembed.bulk.rows import Columns, RawRow, RawRows, Source, find_sources, parse
 from diffembed.bulk.shards import read_places, read_vectors
 from diffembed.encoder import Encoder
 from diffembed.errors import DiffembedError, InputError
@@ -139,7 +139,7 @@ def verify_folder(
         between = bad_lines[np.searchsorted(bad_lines, shard.first) : np.searchsorted(bad_lines, expected)]
         try:
             _check_shard(target, settings, shard, between, wanted, found, f"shard {number}: ")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, OverflowError) as error:
             found.problems.append(f"shard {number} cannot be read ({' '.join(str(error).split())})")
         if progress is not None:
             progress(number + 1, len(manifest.shards))
@@ -220,7 +220,8 @@ def _check_shard(
     found.require(count == shard.vectors, f"{where}{count} vectors, its manifest says {shard.vectors}")
     found.require(len(lines) == count, f"{where}{count} vectors, but places of {len(lines)}")
     for one in samples:
-        one.line, one.chunk = int(lines[one.row]), int(chunks[one.row])
+        if one.row < len(lines):
+            one.line, one.chunk = int(lines[one.row]), int(chunks[one.row])
     begins = np.diff(lines, prepend=0) != 0
     in_order = bool((np.diff(lines) >= 0).all()) and bool((begins == (chunks == 0)).all())
     steps = np.diff(chunks)[~begins[1:]]
@@ -262,13 +263,15 @@ def _sources(
     """The input, if it is still there."""
     inputs = manifest.settings.inputs
     if given is None:
-        gone = [path for path in manifest.sources if not Path(path).is_file()]
+        gone = [path for path in manifest.sources if path == "-" or not Path(path).is_file()]
         if gone:
             what = "was read from stdin" if gone[0] == "-" else f"{gone[0]} is not there"
             found.notes.append(f"the input {what}: rows were not compared, no sample was encoded; name the source")
             return ()
         given = manifest.sources
-    sources = find_sources(given, columns, cast("StdinFormat", inputs[0]))
+    names = [given] if isinstance(given, str | Path) else list(given)
+    of_stdin = next((kind for name, kind in zip(names, inputs, strict=False) if str(name) == "-"), "text")
+    sources = find_sources(names, columns, "jsonl" if of_stdin == "jsonl" else "text")
     if (kinds := tuple(source.format for source in sources)) != inputs:
         raise InputError(f"the source is {', '.join(kinds)}, the folder was made of {', '.join(inputs)}; give that one")
     return sources

@@ -40,8 +40,12 @@ def score_run(qrels: Qrels, run: Run) -> dict[str, float]:
     >>> {name: round(value, 4) for name, value in scores.items()}
     {'ndcg@10': 0.6956, 'mrr@10': 0.75, 'recall@1': 0.25, 'recall@10': 0.75, 'recall@100': 0.75}
     """
-    per_query = score_queries(qrels, run)
-    return {name: float(np.mean([scores[name] for scores in per_query.values()])) for name in MEASURES}
+    return mean_scores(score_queries(qrels, run))
+
+
+def mean_scores(by_query: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every measure over the queries."""
+    return {name: float(np.mean([scores[name] for scores in by_query.values()])) for name in MEASURES}
 
 
 def score_queries(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +21,7 @@ from diffembed.data.beir import RetrievalTask, Split, SplitBy, load_beir
 from diffembed.data.sections import load_sections
 from diffembed.errors import InputError
 from diffembed.evaluation.baselines import Bm25, SentenceTransformersEncoder
-from diffembed.evaluation.metrics import score_run
+from diffembed.evaluation.metrics import mean_scores, score_queries
 
 if TYPE_CHECKING:
     from diffembed.vectors.embeddings import Embeddings, VectorDtype
@@ -90,6 +90,7 @@ class RetrievalReport:
         empty_documents: documents without text; they are not encoded and cannot be found.
         excluded_pairs: query-document pairs left out of the ranking (``exclude.tsv``, or a query that is a document).
         unjudged_queries: queries of the split that were not asked, as no document is relevant to them.
+        by_query: the scores of each query; not among the plain values.
     """
 
     data: str
@@ -112,10 +113,13 @@ class RetrievalReport:
     empty_documents: int
     excluded_pairs: int
     unjudged_queries: int
+    by_query: dict[str, dict[str, float]] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, in the order of the attributes."""
-        return asdict(self)
+        values = asdict(self)
+        del values["by_query"]
+        return values
 
     def to_json(self) -> str:
         """One JSON object."""
@@ -209,6 +213,7 @@ def evaluate_encoder(
     run = search(task, queries, documents, rows)
     seconds, encode_seconds = time.perf_counter() - start, encoded - start
     tokens = queries.tokens + documents.tokens
+    by_query = score_queries(task.qrels, run)
     return RetrievalReport(
         data=task.name,
         model=model or str(getattr(encoder, "model_id", type(encoder).__name__)),
@@ -217,7 +222,7 @@ def evaluate_encoder(
         query_dtype=query_dtype,
         dims=documents.dims,
         contextual=together,
-        scores=score_run(task.qrels, run),
+        scores=mean_scores(by_query),
         queries=len(task.queries),
         documents=len(task.texts),
         seconds=seconds,
@@ -230,6 +235,7 @@ def evaluate_encoder(
         empty_documents=len(task.texts) - len(rows),
         excluded_pairs=sum(map(len, task.excluded.values())),
         unjudged_queries=task.unjudged,
+        by_query=by_query,
     )
 
 
@@ -250,6 +256,7 @@ def evaluate_bm25(task: RetrievalTask, *, split: str = "all", progress: Progress
         if progress is not None:
             progress(number + 1, len(task.queries))
     seconds, encode_seconds = time.perf_counter() - start, indexed - start
+    by_query = score_queries(task.qrels, run)
     return RetrievalReport(
         data=task.name,
         model="bm25",
@@ -258,7 +265,7 @@ def evaluate_bm25(task: RetrievalTask, *, split: str = "all", progress: Progress
         query_dtype="none",
         dims=0,
         contextual=False,
-        scores=score_run(task.qrels, run),
+        scores=mean_scores(by_query),
         queries=len(task.queries),
         documents=len(task.texts),
         seconds=seconds,
@@ -271,6 +278,7 @@ def evaluate_bm25(task: RetrievalTask, *, split: str = "all", progress: Progress
         empty_documents=sum(not text.strip() for text in task.texts),
         excluded_pairs=sum(map(len, task.excluded.values())),
         unjudged_queries=task.unjudged,
+        by_query=by_query,
     )
 
 

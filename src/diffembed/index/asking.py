@@ -55,8 +55,8 @@ class TextSearch:
             query: what to look for.
             top: how many chunks at most.
             where: only documents that this filter lets through (see ``filters.py``).
-            hybrid: take the words of the query into account too: ``"weighted"`` (or ``True``) by the sum of both scores,
-                ``"rrf"`` by reciprocal ranks.
+            hybrid: take the words of the query into account too: ``"weighted"`` (or ``True``) by the sum of both
+                scores, ``"rrf"`` by reciprocal ranks.
             weight: of the cosine, 0 to 1, for ``"weighted"``.
             group: only the best chunk of each document.
             exact: compare with every vector, however many there are.

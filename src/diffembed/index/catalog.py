@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import struct
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -233,8 +231,7 @@ class Catalog:
         """Ids of the rows of a segment that are gone though their vectors still stand in it, ascending."""
         pieces = [np.empty(0, np.int64)]
         for id_, blob, crc in self._db.execute("SELECT id, rows, crc FROM deleted WHERE segment = ?", (segment,)):
-            if _tombstone_crc(id_, segment, blob) != crc:
-                raise sqlite3.DatabaseError("a row fails its checksum")
+            checked((id_, segment, blob, crc))
             pieces.append(np.frombuffer(blob, "<i8"))
         return np.sort(np.concatenate(pieces)).astype(np.int64)
 
@@ -293,9 +290,8 @@ class Catalog:
             self._db.execute("DELETE FROM deleted WHERE segment = ?", (segment,))
         id_ = int(self._db.execute("SELECT coalesce(max(id), 0) + 1 FROM deleted").fetchone()[0])
         blob = np.sort(rows).astype("<i8").tobytes()
-        self._db.execute(
-            "INSERT INTO deleted VALUES (?, ?, ?, ?)", (id_, segment, blob, _tombstone_crc(id_, segment, blob))
-        )
+        values = (id_, segment, blob)
+        self._db.execute("INSERT INTO deleted VALUES (?, ?, ?, ?)", (*values, row_crc(values)))
 
     def count(self, *, documents: int = 0, rows: int = 0, next_row: int | None = None) -> None:
         """Change the counts by so many; ``next_row`` is set."""
@@ -389,7 +385,3 @@ class Catalog:
         gone = self.remove_documents([path])
         self._db.execute("INSERT INTO unreadable VALUES (?, ?, ?, ?)", (path, size, mtime_ns, reason))
         return gone
-
-
-def _tombstone_crc(id_: int, segment: int, blob: bytes) -> int:
-    return zlib.crc32(blob, zlib.crc32(struct.pack("<qq", id_, segment)))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import os
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,7 @@ import numpy as np
 
 from diffembed.errors import InputError
 from diffembed.index.catalog import Catalog, IdArray
+from diffembed.index.connection import explained
 from diffembed.index.schema import typed
 
 Scalar = str | int | float | bool | None
@@ -191,9 +193,17 @@ def _shown(value: object) -> str:
 def allowed_rows(catalog: Catalog, text: str, values: Sequence[Any]) -> IdArray:
     """Ids of the chunks of all documents that a filter lets through, ascending; ``text, values`` as of ``sql``."""
     spans = catalog.query(f"SELECT d.first_chunk, d.chunks FROM documents d WHERE {text}", values)
-    first_N, count_N = np.array(spans, np.int64).reshape(-1, 2).T
-    order = np.argsort(first_N)
-    first_N, count_N = first_N[order], count_N[order]
+    state = catalog.state()
+    try:
+        first_N, count_N = np.array(spans, np.int64).reshape(-1, 2).T
+        order = np.argsort(first_N)
+        first_N, count_N = first_N[order], count_N[order]
+        edges = np.stack([first_N, first_N + count_N], axis=1).reshape(-1)
+        sound = (np.diff(edges) >= 0).all() and 0 <= count_N.sum() <= state.rows
+    except (TypeError, ValueError, OverflowError):
+        sound = False
+    if not sound or (len(edges) and not 1 <= edges[0] <= edges[-1] <= state.next_row):
+        raise explained(catalog.folder, sqlite3.DatabaseError("documents have impossible chunks"))
     ends = np.cumsum(count_N)
     return np.repeat(first_N - ends + count_N, count_N) + np.arange(ends[-1] if len(ends) else 0, dtype=np.int64)
 

@@ -306,6 +306,9 @@ class _Work:
                 self.added.append(planned.path)
                 return
             source = read_source(planned.path, content)
+            chunks = chunker.chunk(source)
+            if not chunks:
+                raise UnreadableFile("no text in it that the model reads")
         except UnreadableFile as error:
             self.plan.skipped.append(Skipped(planned.path, str(error)))
             # A reader may be installed later, so that reason is not remembered.
@@ -314,7 +317,6 @@ class _Work:
             if known is not None:
                 self.plan.vanished.append(path)
             return
-        chunks = chunker.chunk(source)
         self.batch.append(NewDocument(path, entry.size, entry.mtime_ns, content_hash, source.kind, chunks))
         self.batch_chunks += len(chunks)
 

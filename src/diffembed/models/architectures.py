@@ -198,7 +198,7 @@ def _rope_base(config: dict[str, Any], family: str) -> float:
     if family == "mistral":
         _require({"sliding_window": 4096} | config, "sliding_window", None)
     older = {"rope_theta": config.get("rope_theta", 10000.0)} | (config.get("rope_scaling") or {})
-    rope = config.get("rope_parameters") or older
+    rope = older | (config.get("rope_parameters") or {})
     _require({"rope_type": rope.get("type", "default")} | rope, "rope_type", "default")
     return float(rope["rope_theta"])
 

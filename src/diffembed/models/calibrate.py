@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from diffembed.errors import InputError
+from diffembed.errors import InputError, ModelError
 from diffembed.models.checkpoint import load_tokenizer
 from diffembed.models.encoder_graph import GraphSource
 from diffembed.models.equalise import Fold, best_factors, int8_plan
@@ -48,7 +48,12 @@ class Calibration:
 
 
 def calibrate(source: GraphSource, texts: Sequence[str]) -> Calibration:
-    """Run the fp32 graph over texts, one at a time, and keep what equalisation needs to know."""
+    """Run the fp32 graph over texts, one at a time, and keep what equalisation needs to know.
+
+    Raises:
+        InputError: no text of at least one token.
+        ModelError: the weights give vectors that are not numbers.
+    """
     batches = tokenized(source, texts)
     g = GraphBuilder(detach=True)
     outputs = source.write(g)
@@ -61,6 +66,8 @@ def calibrate(source: GraphSource, texts: Sequence[str]) -> Calibration:
     means = []
     for batch in batches:
         mean, *seen = run(["mean", *names.values()], batch)
+        if not np.isfinite(mean).all():
+            raise ModelError(f"{source.file} gives a vector that is not all finite numbers: damaged, or badly trained")
         means.append(mean)
         chosen = rng.choice(batch.tokens, min(per_text, batch.tokens), replace=False)
         for name, states in zip(names.values(), seen, strict=True):
@@ -90,6 +97,7 @@ def choose_plan(
 
     Raises:
         InputError: a pattern that no layer matches, a bound outside 0 to 1, no text.
+        ModelError: as ``calibrate``.
     """
     if min_cosine is not None and not 0 < min_cosine < 1:
         raise InputError(f"min_cosine is {min_cosine}; give a number between 0 and 1, such as 0.998")
@@ -103,7 +111,7 @@ def choose_plan(
         by_loss = sensitivity(source, found, factors, [layer for layer in layers if layer not in kept])
         for layer in sorted(by_loss, key=lambda name: -by_loss[name]):
             kept.append(layer)
-            plan = int8_plan(factors, float_layers=frozenset(kept))
+            plan = replace(int8_plan(factors, float_layers=frozenset(kept)), known=plan.known)
             reached = cosines(source, found, plan)
             if reached.mean() >= min_cosine:
                 break
@@ -140,14 +148,15 @@ def cosines(source: GraphSource, found: Calibration, plan: Int8Plan) -> FloatArr
 
 
 def tokenized(source: GraphSource, texts: Sequence[str]) -> list[PackedBatch]:
-    """One batch a text, each cut to ``TOKENS_A_TEXT``; texts without a token are left out."""
+    """One batch a text, read as a document and cut to ``TOKENS_A_TEXT``; texts without a token are left out."""
     config = source.config
     room = min(TOKENS_A_TEXT, config.max_tokens) - len(config.prefix_ids) - len(config.suffix_ids)
-    encoded = load_tokenizer(source.root).encode_batch_fast(list(texts), add_special_tokens=False)
-    sequences = [(*config.prefix_ids, *e.ids[:room], *config.suffix_ids) for e in encoded]
-    if not any(sequences):
+    documents = [config.document_prompt + text for text in texts if text]
+    encoded = load_tokenizer(source.root).encode_batch_fast(documents, add_special_tokens=False)
+    sequences = [(*config.prefix_ids, *e.ids[:room], *config.suffix_ids) for e in encoded if e.ids]
+    if not sequences:
         raise InputError("calibration needs a text of at least one token, none was given")
-    return [pack([TokenizedSequence(ids, ((0, len(ids)),))]) for ids in sequences if ids]
+    return [pack([TokenizedSequence(ids, ((0, len(ids)),))]) for ids in sequences]
 
 
 def finished(source: GraphSource, means: FloatArray) -> FloatArray:

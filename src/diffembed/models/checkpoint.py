@@ -27,7 +27,15 @@ CONFIG_FILE = "diffembed.json"
 WEIGHTS_FILE = "model.safetensors"
 HEAD_FILE = "head.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
+OURS = "diffembed"  # key of the first entry of a modules.json: the directory is nothing without this file
 _NO_PART_OF_AN_ENCODER = r"(^|\.)position_ids$|^cls\."  # buffers and heads that BERT checkpoints carry
+_TYPES: dict[str, Any] = {  # of the keys of diffembed.json that are not an int
+    **dict.fromkeys(("name", "pooling", "quantizer", "query_prompt", "document_prompt"), str),
+    **dict.fromkeys(("contextual", "normalize", "shift"), bool),
+    **dict.fromkeys(("dims", "prefix_ids", "suffix_ids"), list),
+    "mask_token_id": int | None,
+    "manifest": dict,
+}
 TORCH_HINT = "this needs torch and transformers; add them with: pip install 'diffembed[train]'"
 
 
@@ -88,9 +96,13 @@ class ModelConfig:
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(data) - known):
             raise ModelError(f"{source} has unknown keys {', '.join(unknown)}; use the diffembed version that wrote it")
-        for name in ("dims", "prefix_ids", "suffix_ids"):
-            if name in data:
-                data[name] = tuple(data[name])
+        for name, value in data.items():
+            if not isinstance(value, _TYPES.get(name, int)) or (
+                isinstance(value, list) and not all(isinstance(item, int) for item in value)
+            ):
+                raise ModelError(f"{source} has {name} {value!r}, which is of another type than it should be")
+            if isinstance(value, list):
+                data[name] = tuple(value)
         try:
             config = cls(**data)
         except TypeError:
@@ -140,8 +152,9 @@ def read_model_config(path: str | Path) -> ModelConfig:
         raise ModelError(
             f"{root}: widest dims {config.dims[-1]} is not hidden_size {hidden} of config.json; save it again"
         )
-    special = {"mask": config.mask_token_id, "pad": config.pad_token_id, "eot": config.eot_token_id}
-    for name, token in special.items():
+    special = [("mask", config.mask_token_id), ("pad", config.pad_token_id), ("eot", config.eot_token_id)]
+    special += [("prefix", i) for i in config.prefix_ids] + [("suffix", i) for i in config.suffix_ids]
+    for name, token in special:
         if token is not None and not 0 <= token < int(vocab or 0):
             raise ModelError(f"{root}: {name}_token_id {token} lies outside the embedding table of {vocab} rows")
     return config
@@ -320,10 +333,11 @@ def write_sentence_transformers_files(folder: Path, config: ModelConfig) -> None
         modules.append(("2_Dense", "Dense"))
     if config.normalize:
         modules.append((f"{len(modules)}_Normalize", "Normalize"))
-    entries = [
+    entries: list[dict[str, Any]] = [
         {"idx": i, "name": str(i), "path": sub, "type": f"sentence_transformers.models.{kind}"}
         for i, (sub, kind) in enumerate(modules)
     ]
+    entries[0][OURS] = CONFIG_FILE  # sentence-transformers passes over it, and leaves it out when it saves
     _write_json(folder / "modules.json", entries)
     for sub, _ in modules[1:]:
         (folder / sub).mkdir(exist_ok=True)
@@ -358,9 +372,7 @@ def default_card(config: ModelConfig) -> str:
 def _tokenizer_config(tokenizer: Tokenizer, config: ModelConfig) -> dict[str, Any]:
     named = {"pad_token": config.pad_token_id, "eos_token": config.eot_token_id, "mask_token": config.mask_token_id}
     tokens = {name: tokenizer.id_to_token(i) for name, i in named.items() if i is not None}
-    known = {
-        name: token for name, token in tokens.items() if token is not None
-    }  # a table may be longer than the vocabulary
+    known = {name: token for name, token in tokens.items() if token is not None}  # a table may outgrow the vocabulary
     return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.max_tokens, **known}
 
 

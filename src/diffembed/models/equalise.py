@@ -65,7 +65,7 @@ def channel_factors(peaks_K: FloatArray, weights_NK: Sequence[FloatArray], alpha
         alpha: 0 levels the weights only, 1 the activations only.
 
     >>> weight = np.ones((2, 4), np.float32)
-    >>> channel_factors(np.array([1, 1, 1, 16], np.float32), [weight], 0.5).round(3).tolist()
+    >>> channel_factors(np.array([1, 1, 1, 16], np.float32), [weight], 0.5).astype(float).round(3).tolist()
     [0.707, 0.707, 0.707, 2.828]
     """
     columns = np.max([np.abs(w).max(axis=0) for w in weights_NK], axis=0)
@@ -74,29 +74,30 @@ def channel_factors(peaks_K: FloatArray, weights_NK: Sequence[FloatArray], alpha
     return factors
 
 
-def product_error(rows_RK: FloatArray, factors_K: FloatArray, weight_NK: FloatArray) -> float:
-    """Error of a layer's integer product under channel factors, relative to the product, in the mean over tokens.
+def product_error(rows_RK: FloatArray, factors_K: FloatArray, weight_NK: FloatArray, exact_RN: FloatArray) -> float:
+    """Error of a layer's integer product under channel factors, relative to the exact one, in the mean over tokens.
 
     >>> rng = np.random.default_rng(0)
     >>> rows, weight = rng.normal(size=(64, 32)).astype("f"), rng.normal(size=(8, 32)).astype("f")
-    >>> rows[:, 5] *= 40
-    >>> plain, level = np.ones(32, "f"), channel_factors(np.abs(rows).max(axis=0), [weight], 0.5)
-    >>> product_error(rows, plain, weight) > 3 * product_error(rows, level, weight)
+    >>> rows[:, 5], weight[:, 5] = 40 * rows[:, 5], weight[:, 5] / 40
+    >>> plain, level = np.ones(32, "f"), channel_factors(np.abs(rows).max(axis=0), [weight], 0.7)
+    >>> exact = rows @ weight.T
+    >>> product_error(rows, plain, weight, exact) > 4 * product_error(rows, level, weight, exact)
     True
     """
-    exact = rows_RK @ weight_NK.T
     scaled = rows_RK / factors_K
     step = np.maximum(np.abs(scaled).max(axis=1, keepdims=True), 1e-20) / 127
     integers, scale = quantize_weight(np.ascontiguousarray((weight_NK * factors_K).T), _TRIAL_STEPS)
-    wrong = (np.rint(scaled / step) * step) @ (integers * scale) - exact
-    return float(np.mean(np.square(wrong).sum(axis=1) / np.maximum(np.square(exact).sum(axis=1), 1e-20)))
+    wrong = (np.rint(scaled / step) * step) @ (integers * scale) - exact_RN
+    return float(np.mean(np.square(wrong).sum(axis=1) / np.maximum(np.square(exact_RN).sum(axis=1), 1e-20)))
 
 
 def best_factors(fold: Fold, peaks_K: FloatArray, rows_RK: FloatArray, weights_NK: Sequence[FloatArray]) -> FloatArray:
     """The factors of least error over the rows: those of one of ``ALPHAS``, or ones where nothing is gained."""
     candidates = [fold.shared(channel_factors(peaks_K, weights_NK, alpha)) for alpha in ALPHAS]
     candidates.insert(0, np.ones_like(candidates[0]))
-    errors = [sum(product_error(rows_RK, factors, weight) for weight in weights_NK) for factors in candidates]
+    products = [(weight, rows_RK @ weight.T) for weight in weights_NK]
+    errors = [sum(product_error(rows_RK, factors, *product) for product in products) for factors in candidates]
     return candidates[int(np.argmin(errors))]
 
 

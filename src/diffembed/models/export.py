@@ -68,7 +68,8 @@ def export_onnx(
         The model directory.
 
     Raises:
-        InputError: an unknown precision, layer or bound.
+        InputError: an unknown precision, layer or bound; settings of ``int8`` where none is made; one of the two
+            directories lies within the other.
         ModelError: the source is damaged, or its pooling is not supported.
         NotExportableError: its architecture has no graph, or the graph would be larger than a file can be.
         MissingExtraError: the ``onnx`` package is not installed.
@@ -76,11 +77,16 @@ def export_onnx(
     root = Path(source)
     if unknown := [p for p in precisions if p not in ONNX_FILES]:
         raise InputError(f"precision {unknown[0]!r} is not known; choose from {', '.join(ONNX_FILES)}")
+    if "int8" not in precisions and int8 != Int8Options():
+        raise InputError("texts, keep_float and min_cosine are settings of int8 weights; add precision int8")
     target = root if into is None else Path(into)
+    here, there = root.resolve(), target.resolve()
+    if here != there and (here in there.parents or there in here.parents):
+        raise InputError(f"{target} and {root} lie within each other; give a directory beside the model")
     if (root / CONFIG_FILE).exists():
         config = read_model_config(root)
         graphs = build_graphs(root, config, precisions, int8, report)
-        if target.resolve() == root.resolve():
+        if here == there:
             (root / "onnx").mkdir(exist_ok=True)
             for precision, graph in graphs.items():
                 with atomic_file(root / ONNX_FILES[precision]) as file:
@@ -90,7 +96,7 @@ def export_onnx(
             shutil.copytree(root, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("onnx"))
             _write_graphs(folder, graphs)
         return target
-    if target.resolve() == root.resolve():
+    if here == there:
         raise InputError(f"{root} is not a directory of diffembed's; give another directory to export into")
     found = find_source(root)
     with atomic_directory(target) as folder:

@@ -50,7 +50,8 @@ _PPLX_DIMS = (128, 256, 512, 1024, 2048, 2560)  # the family's Matryoshka widths
 _PPLX_TOKENS = 32_768
 _DIFFEMBED_TOKENS = 4096  # what DiffEmbed was trained and measured with, section 5 of its paper
 _INDEX_FILE = "model.safetensors.index.json"
-_ABOUT = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "vocab.txt")
+_ABOUT = ("config.json", *_TOKENIZER_FILES, "added_tokens.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,7 @@ def _files(source: Source) -> Iterator[tuple[str, Path]]:
     for number, folder in enumerate(dict.fromkeys(folders)):
         known = [*_ABOUT, MODULES_FILE, PROMPTS_FILE, ADAPTER_CONFIG, LLM2VEC_FILE, _INDEX_FILE]
         files = {folder / name for name in known} | set(folder.glob("*.safetensors"))
-        files |= set(folder.glob("sentence_*_config.json"))
+        files |= {*folder.glob("sentence_*_config.json"), *folder.glob("*.model")}  # the latter of sentencepiece
         yield from ((f"{number}/{file.name}", file) for file in files if file.is_file())
 
 
@@ -215,7 +216,7 @@ def _tokenizer(source: Source) -> Tokenizer:
         return load_tokenizer(source.root)
     slow = source.layout.slow_tokenizer if source.layout else None
     here = source.root if source.stack is None else source.weights
-    if source.adapter and not any((here / name).exists() for name in _ABOUT[1:]):
+    if source.adapter and not any((here / name).exists() for name in _TOKENIZER_FILES):
         here = source.adapter.base
     tokenizer = read_layout_tokenizer(here, slow)
     if source.stack is None:

@@ -81,15 +81,21 @@ class GraphBuilder:
         if self.plan is None or name in self.plan.float_layers:
             return self.add("MatMul", [x, self.constant(name, weight_NK.T)])
         bytes_x, peak = self._centred_bytes(x, self.plan.divisors.get(name))
-        return self.add("Mul", [self._integer_product(bytes_x, 128, name, *self.plan.rounding(weight_NK.T)), peak])
+        return self.add("Mul", [self._integer_product(bytes_x, 128, name, *self.plan.rounded(name, weight_NK.T)), peak])
 
     def linear_unscaled(self, x: str, name: str, weight_NK: npt.NDArray[Any]) -> str:
-        """``linear`` up to a positive factor a token: enough, and one pass cheaper, where a normalisation follows."""
+        """``linear`` up to a positive factor a token: enough, and one pass cheaper, where a normalisation follows.
+
+        In int8 graphs the weights are brought to a mean square of 1 first, which puts every product far above the
+        normalisation's epsilon, however small they are beside the gains of the norm before them.
+        """
         if self.plan is None or name in self.plan.float_layers:
             return self.linear(x, name, weight_NK)
         self.inputs[name] = x
         bytes_x, _ = self._centred_bytes(x, self.plan.divisors.get(name))
-        return self._integer_product(bytes_x, 128, name, *self.plan.rounding(weight_NK.T))
+        integers, scale = self.plan.rounded(name, weight_NK.T)
+        size = np.sqrt(np.mean(np.square(weight_NK, dtype=np.float64)))
+        return self._integer_product(bytes_x, 128, name, integers, (scale / (size or 1.0)).astype(np.float32))
 
     def linear_above(
         self, x: str, name: str, weight_NK: npt.NDArray[Any], bias_N: npt.NDArray[Any], least: float
@@ -104,7 +110,7 @@ class GraphBuilder:
         self.inputs[name] = x
         lifted = self.add("Add", [x, self.constant(f"above_{least}", -least)])
         peak = self.add("ReduceMax", [lifted, self.constant("last_axis", [-1], np.int64)], keepdims=1)
-        integers, scale = self.plan.rounding(weight_NK.T)
+        integers, scale = self.plan.rounded(name, weight_NK.T)
         product = self._integer_product(self._bytes(lifted, peak, 0), 0, name, integers, scale)
         return self.add("Mul", [product, peak]), bias_N + least * (integers * scale).sum(axis=0)
 

@@ -20,6 +20,7 @@ Rounding = Callable[[FloatArray], tuple[Int8Array, FloatArray]]
 
 PAIR_LIMIT = 128
 STEPS = (64, 80, 96, 112, 127)
+_SMALLEST = 1e-30  # weights below are nothing: a step of their size would be too small for float32
 
 
 def quantize_weight(weight_KN: FloatArray, steps: Sequence[int] = STEPS) -> tuple[Int8Array, FloatArray]:
@@ -33,7 +34,7 @@ def quantize_weight(weight_KN: FloatArray, steps: Sequence[int] = STEPS) -> tupl
     ([[16, -64], [64, 0]], [[0.25, -64.0], [1.0, 0.0]])
     """
     peak = np.abs(weight_KN).max(axis=0)
-    peak = np.where(peak > 0, peak, 1.0).astype(np.float32)
+    peak = np.where(peak > _SMALLEST, peak, 1.0).astype(np.float32)
     least = np.full(peak.shape, np.inf, np.float32)
     integers = np.zeros(weight_KN.shape, np.int8)
     scale = np.ones_like(peak)
@@ -73,6 +74,7 @@ class Int8Plan:
             share an input share them.
         float_layers: layers that stay in float32.
         rounding: makes integers and column scales of a weight ``[K, N]``.
+        known: what it made so far, by layer: trial graphs and the final one have most weights in common.
     """
 
     rows: Mapping[str, FloatArray] = field(default_factory=dict)
@@ -80,6 +82,13 @@ class Int8Plan:
     divisors: Mapping[str, FloatArray] = field(default_factory=dict)
     float_layers: frozenset[str] = frozenset()
     rounding: Rounding = quantize_weight
+    known: dict[str, tuple[Int8Array, FloatArray]] = field(default_factory=dict, repr=False, compare=False)
+
+    def rounded(self, layer: str, weight_KN: FloatArray) -> tuple[Int8Array, FloatArray]:
+        """Integers and column scales of a layer's weight, factors multiplied in."""
+        if layer not in self.known:
+            self.known[layer] = self.rounding(weight_KN)
+        return self.known[layer]
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ _TRAINING_ONLY = {
     "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_dropout",
     "lora_ga_config", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "target_modules", "task_type",
 }  # fmt: skip
+# Begins of training that leave the base as it is; the others (PiSSA, OLoRA, LoftQ, ...) take a part out of its weights.
+_BEGINNINGS = ("gaussian", "eva", "orthogonal")
 _PLAIN = {"bias": "none", "revision": "main"}  # the one value besides nothing that changes nothing
 _TENSOR = re.compile(r"(.+)\.(lora_[AB]\.(?:weight|bias)|lora_embedding_[AB]|lora_magnitude_vector)")
 
@@ -73,6 +75,12 @@ def read_adapter(folder: Path, *, download: bool = True) -> Adapter:
     odd = (k for k, v in settings.items() if v and k not in known and v != _PLAIN.get(k))
     if (name := next(odd, None)) is not None:
         raise ModelError(f"{file} sets {name}, which is not supported; merge the adapter with peft and save the model")
+    beginning = settings.get("init_lora_weights")
+    if isinstance(beginning, str) and beginning.lower() not in _BEGINNINGS:
+        raise ModelError(
+            f"{file} sets init_lora_weights to {beginning!r}, which changes the base's weights; merge the adapter with "
+            "peft and save the model"
+        )
     if not (folder / ADAPTER_WEIGHTS).exists() and (folder / "adapter_model.bin").exists():
         raise ModelError(f"{folder} has adapter_model.bin, a pickle, which is never read; save it as {ADAPTER_WEIGHTS}")
     check_safetensors(folder / ADAPTER_WEIGHTS)
@@ -165,7 +173,10 @@ def merge_adapter(model: PreTrainedModel, adapter: Adapter, layout: Layout) -> P
     absent = [name for name in result.missing_keys if "lora_" in name]
     if odd := [*result.unexpected_keys, *absent]:
         raise ModelError(f"{file} does not fit {adapter.base_name}: {odd[0]}; give the base it was trained on")
-    merged: Any = tuner.merge_and_unload(safe_merge=True)
+    try:
+        merged: Any = tuner.merge_and_unload(safe_merge=True)
+    except ValueError as error:  # what does not fit into fp16
+        raise ModelError(f"{file} cannot be merged in {model.dtype}: {error}; load it in 'fp32' or 'bf16'") from None
     merged.train(False)
     whole: PreTrainedModel = merged
     return whole

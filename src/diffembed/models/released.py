@@ -64,11 +64,13 @@ def layout_of(config: dict[str, Any], place: str) -> Layout:
     if not isinstance(kind, str) or not kind:
         raise ModelError(f"{place} has no model_type; give the directory of a transformers checkpoint")
     if kind == "bidirectional_pplx_qwen3":
-        contextual = any("Contextual" in name for name in config.get("architectures") or ())
+        # Of the contextual release only auto_map names the class: its architectures are those of the dense one.
+        classes = [*(config.get("architectures") or ()), (config.get("auto_map") or {}).get("AutoModel")]
+        contextual = any("Contextual" in str(name) for name in classes)
         stock = {k: v for k, v in config.items() if k != "use_bidirectional_attention"}
         return Layout("pplx-contextual" if contextual else "pplx", "qwen3", stock)
     if kind == "Dream":
-        _require(config, {"use_mrope": False, "use_sliding_window": False}, place)
+        _require(config, {"use_mrope": False, "use_sliding_window": False, "is_causal": False}, place)
         stock = {k: v for k, v in config.items() if k not in ("mask_token_id", "use_mrope", "mrope_section")}
         mask = int(config.get("mask_token_id", 151_666))
         return Layout("dream", "qwen2", stock, mask_token_id=mask, slow_tokenizer="Qwen2Tokenizer")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from diffembed.errors import ModelError
-from diffembed.models.checkpoint import WEIGHTS_FILE, read_json, read_stock_config
+from diffembed.models.checkpoint import OURS, WEIGHTS_FILE, read_json, read_stock_config
 from diffembed.models.families import FAMILIES
 from diffembed.models.files import check_safetensors, map_tensor, weight_files
 from diffembed.vectors.quantize import Quantizer
@@ -138,20 +138,24 @@ def read_stack(root: Path, base: Path | None = None) -> Stack:
 def read_prompts(about: dict[str, Any]) -> tuple[str, str]:
     """The prompts of queries and of documents in a ``config_sentence_transformers.json``.
 
-    They are those of the library's ``encode_query`` and ``encode_document``; where a checkpoint names neither, its
-    default prompt stands before both, as in ``encode``.
+    They are those that the library documents for ``encode_query`` and ``encode_document``: of documents the first that
+    is named, be it empty; where a checkpoint names neither, its default prompt stands before both, as in ``encode``.
+    (Version 6.2 adds both names itself, empty, before it looks, so its two methods then use neither a ``passage`` nor a
+    default prompt.)
 
-    >>> read_prompts({"prompts": {"query": "q: ", "passage": "p: ", "document": ""}, "default_prompt_name": "query"})
+    >>> read_prompts({"prompts": {"query": "q: ", "passage": "p: "}, "default_prompt_name": "query"})
     ('q: ', 'p: ')
+    >>> read_prompts({"prompts": {"query": "q: ", "passage": "p: ", "document": ""}})
+    ('q: ', '')
     >>> read_prompts({"prompts": {"query": "q: "}}), read_prompts({"prompts": {"x": "x: "}, "default_prompt_name": "x"})
     (('q: ', ''), ('x: ', 'x: '))
     """
-    prompts = {name: str(text) for name, text in (about.get("prompts") or {}).items() if text}
-    query = prompts.get("query", "")
-    document = next((prompts[name] for name in ("document", "passage", "corpus") if name in prompts), "")
-    if not query and not document:
-        query = document = prompts.get(str(about.get("default_prompt_name")), "")
-    return query, document
+    prompts = {name: str(text or "") for name, text in (about.get("prompts") or {}).items()}
+    of_documents = [prompts[name] for name in ("document", "passage", "corpus") if name in prompts]
+    if "query" not in prompts and not of_documents:
+        default = prompts.get(str(about.get("default_prompt_name")), "")
+        return default, default
+    return prompts.get("query", ""), next(iter(of_documents), "")
 
 
 def require_mean_pooling(root: Path) -> None:
@@ -176,6 +180,8 @@ def _modules(root: Path) -> tuple[tuple[str, ...], tuple[Path, ...]]:
     for entry in _entries(file):
         path = PurePosixPath(str(entry.get("path", "")))
         kind = str(entry.get("type", ""))
+        if OURS in entry:
+            raise ModelError(f"{root} was written by diffembed, and its {entry[OURS]} is missing; copy all of it again")
         if not kind.startswith("sentence_transformers."):
             raise ModelError(
                 f"{file} asks for {kind or 'a module without a type'}: code of its own, which is never run"

@@ -123,7 +123,7 @@ class ModulesRuntime:
         if "cls" in self._pooling.split("+") and bool(((batch.spans[:, 0] > starts) & (lengths > 1)).any()):
             raise InputError(
                 f"this model pools a text's first token ({self._pooling}), so it has no vector of a chunk inside a "
-                "document or of a piece of a text: encode chunks as documents of their own, or ask for truncate"
+                "document: encode chunks as documents of their own"
             )
         states = features["token_embeddings"]
         packed = states[features["attention_mask"].bool()]  # the padded rows of a sequence stand last

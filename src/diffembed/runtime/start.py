@@ -39,11 +39,14 @@ def start_runtime(
     Raises:
         InputError: a word that is not known, a combination that no runtime has.
         ModelError: the directory is damaged, or has no graph and onnx was asked for.
+            Also: it is a directory of ours without a graph that will do, and torch is not installed.
         MissingExtraError: torch, peft or sentence-transformers is needed and not installed.
     """
     for value, known in ((runtime, RuntimeName), (precision, Precision), (device, Device)):
         if value not in get_args(known):
             raise InputError(f"{value!r} is not known to Encoder.load; choose one of {', '.join(get_args(known))}")
+    if threads is not None and threads < 1:
+        raise InputError(f"threads is {threads}; give at least 1, or None to leave the choice to the runtime")
     if runtime == "torch" and precision == "int8":
         raise InputError("the torch runtime has no int8 weights; ask for precision fp32, or for runtime onnx")
     if runtime == "onnx" and precision in ("bf16", "fp16"):
@@ -78,9 +81,10 @@ def start_runtime(
             max_tokens=config.max_tokens,
         )
     except MissingExtraError as error:
-        if runtime == "torch" or source.kind != "diffembed":
+        if not may_onnx or precision in ("bf16", "fp16"):
             raise
-        raise MissingExtraError(
-            f"{path} has no ONNX graph ({', '.join(GRAPHS.values())}), and {error}; or make a graph where torch is: "
-            f"diffembed export {path} --into {path}"
+        graphs = GRAPHS.values() if precision == "auto" else (GRAPHS[precision],)
+        raise ModelError(
+            f"{path} has no ONNX graph ({', '.join(graphs)}): copy the whole model directory again, or make one where "
+            f"torch is with: diffembed export {path} --into {path}. Without a graph, {error}"
         ) from None

@@ -7,6 +7,7 @@ Blocks stand end to end without gaps. What to make of them (pack, cut finer, kee
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +16,7 @@ from diffembed.text.readers import SourceText
 from diffembed.text.sentences import Span
 
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r|$)")
-_PARAGRAPH_END = re.compile(r"(?:\r\n|\n|\r)[ \t\f]*(?:\r\n|\n|\r)\s*")
+_PARAGRAPH_END = re.compile(r"(?>\r\n|\n|\r)[ \t\f]*+(?:\r\n|\n|\r)\s*")
 FENCE = re.compile(r" {0,3}(```+|~~~+)")
 _ATX = re.compile(r" {0,3}#{1,6}[ \t]+\S")
 _UNDERLINE = re.compile(r"([=\-~^\"'`#*+:._])\1{2,}[ \t]*$")
@@ -90,7 +91,7 @@ def source_blocks(source: SourceText) -> list[Unit]:
 def _is_title(paragraph: str) -> bool:
     """A short single line without a stop, like a chapter's name."""
     line = paragraph.strip()
-    return 0 < len(line) <= 80 and "\n" not in line and line[-1] not in '.,;:!?。、！？”"’)'
+    return 0 < len(line) <= 80 and not re.search(r"[\r\n]", line) and line[-1] not in '.,;:!?。、！？”"’)'
 
 
 def _indented_start(text: str, unit: Unit) -> Unit:
@@ -179,43 +180,59 @@ class _Line:
     said: str  # without blanks around it
 
 
-def definition_blocks(text: str, start: int, end: int, *, nested: bool = False) -> list[Unit]:
-    """Definitions (functions, classes and the like) as units, and what stands between them as units of its own.
+class Definitions:
+    """The definitions of a source text (functions, classes and the like), found once by its lines and indentation.
 
-    By lines and their indentation, no parser. A definition has the comments and decorators right above it, and goes
-    on to the next one of its indentation, or to loose code after a blank line.
-
-    Args:
-        start, end: the part of the text to cut.
-        nested: cut at the definitions inside the outermost ones (methods of a class).
-
-    Returns:
-        Units that cover ``start:end`` without gaps; a single one where nothing is defined.
+    No parser. A definition has the comments and decorators right above it, and goes on to the next one of its
+    indentation, or to loose code after a blank line.
 
     >>> text = "import os\\n\\n# Adds.\\ndef add(a):\\n    return a\\n\\nclass B:\\n    x = 1\\n\\nprint(B)\\n"
-    >>> [text[u.start : u.end].strip() for u in definition_blocks(text, 0, len(text))]
+    >>> [text[u.start : u.end].strip() for u in Definitions(text).blocks(0, len(text))]
     ['import os', '# Adds.\\ndef add(a):\\n    return a', 'class B:\\n    x = 1', 'print(B)']
     """
-    lines = [_line(text, m.start(), min(m.end(), end)) for m in LINE.finditer(text, start, end) if m.end() > m.start()]
-    found = [number for number, line in enumerate(lines) if line.said and _defines(lines, number)]
-    levels = sorted({lines[number].indent for number in found})[int(nested) :]
-    if not levels:
-        return split_at(start, end, ())
-    level = levels[0]
-    cuts = []
-    begins = {_first_line(lines, number): number for number in found if lines[number].indent == level}
-    at = last = 0
-    defined = False  # whether the last cut began a definition
-    while at < len(lines):
-        if at in begins:
-            cuts.append(lines[at].start)
-            at, defined = begins[at], True
-            last = at
-        elif defined and at > last + 1 and _is_loose(lines, at, level):
-            cuts.append(lines[at].start)
-            defined = False
-        at += 1
-    return split_at(start, end, cuts)
+
+    def __init__(self, text: str) -> None:
+        lines = [_line(text, m.start(), m.end()) for m in LINE.finditer(text) if m.end() > m.start()]
+        self._starts = [line.start for line in lines]
+        self._indents = [line.indent for line in lines]
+        self._defined = [number for number, line in enumerate(lines) if line.said and _defines(lines, number)]
+        self._first = {number: _first_line(lines, number) for number in self._defined}
+        self._loose = [number for number in range(1, len(lines)) if _is_loose(lines, number)]
+
+    def blocks(self, start: int, end: int, *, nested: bool = False) -> list[Unit]:
+        """Definitions as units, and what stands between them as units of its own.
+
+        Args:
+            start, end: the part of the text to cut; where a line begins.
+            nested: cut at the definitions inside the outermost ones (methods of a class).
+
+        Returns:
+            Units that cover ``start:end`` without gaps; a single one where nothing is defined.
+        """
+        part = bisect_left(self._starts, start), bisect_left(self._starts, end)
+        inside = _between(self._defined, *part)
+        levels = sorted({self._indents[number] for number in inside})[int(nested) :]
+        if not levels:
+            return split_at(start, end, ())
+        level = levels[0]
+        begins = {self._first[number]: number for number in inside if self._indents[number] == level}
+        loose = (number for number in _between(self._loose, *part) if self._indents[number] <= level)
+        cuts = []
+        last = -1  # line up to which the definition above has been read
+        defined = False  # whether the last cut began a definition
+        for number in sorted({*begins, *loose}):
+            if number in begins and number > last:
+                last, defined = begins[number], True
+            elif defined and number > last + 1:
+                defined = False
+            else:
+                continue
+            cuts.append(self._starts[number])
+        return split_at(start, end, cuts)
+
+
+def _between(ascending: list[int], first: int, last: int) -> list[int]:
+    return ascending[bisect_left(ascending, first) : bisect_left(ascending, last)]
 
 
 def _line(text: str, start: int, end: int) -> _Line:
@@ -249,7 +266,7 @@ def _first_line(lines: list[_Line], number: int) -> int:
     return first
 
 
-def _is_loose(lines: list[_Line], at: int, level: int) -> bool:
-    """Whether a line after a definition is no part of it: at its margin, below a blank line, and closing nothing."""
+def _is_loose(lines: list[_Line], at: int) -> bool:
+    """Whether a line can stand outside the definition above it: below a blank line, and closing nothing."""
     line = lines[at]
-    return bool(line.said) and line.indent <= level and not lines[at - 1].said and not _CLOSES.match(line.said)
+    return bool(line.said) and not lines[at - 1].said and not _CLOSES.match(line.said)

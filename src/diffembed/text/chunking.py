@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from diffembed.errors import InputError
-from diffembed.text.blocks import Unit, definition_blocks, marked_up_blocks, regions, source_blocks, split_at
+from diffembed.text.blocks import Definitions, Unit, marked_up_blocks, regions, source_blocks, split_at
 from diffembed.text.headings import heading_levels, heading_paths, heading_text
 from diffembed.text.pieces import CountTokens, Limit, halved, sentence_starts, within
 from diffembed.text.readers import SourceText
@@ -99,25 +99,27 @@ def _definitions_apart(source: SourceText, limit: Limit) -> list[Unit]:
     """Each definition begins a unit: outer ones that fit, inner ones of those that do not, blocks of the rest."""
     text = source.text
     blocks = [unit.start for unit in source_blocks(source)]
+    definitions = Definitions(text)
     units: list[Unit] = []
-    pending = limit.measure(text, definition_blocks(text, 0, len(text)))
+    pending = limit.measure(text, definitions.blocks(0, len(text)))
     while pending:
         deeper: list[Unit] = []
         for unit in pending:
-            parts = [unit] if unit.tokens <= limit.room else _inner_definitions(text, unit)
+            parts = [unit] if unit.tokens <= limit.room else _inner_definitions(definitions, unit)
             if len(parts) > 1:
                 deeper += parts
             elif unit.tokens > limit.room:
-                units += _begun(split_at(unit.start, unit.end, blocks[bisect.bisect(blocks, unit.start) :]))
+                inside = slice(bisect.bisect(blocks, unit.start), bisect.bisect_left(blocks, unit.end))
+                units += _begun(split_at(unit.start, unit.end, blocks[inside]))
             else:
                 units += _begun([unit])
         pending = limit.measure(text, deeper)
     return sorted(units, key=lambda unit: unit.start)
 
 
-def _inner_definitions(text: str, unit: Unit) -> list[Unit]:
-    parts = definition_blocks(text, unit.start, unit.end)
-    return parts if len(parts) > 1 else definition_blocks(text, unit.start, unit.end, nested=True)
+def _inner_definitions(definitions: Definitions, unit: Unit) -> list[Unit]:
+    parts = definitions.blocks(unit.start, unit.end)
+    return parts if len(parts) > 1 else definitions.blocks(unit.start, unit.end, nested=True)
 
 
 def _begun(units: list[Unit]) -> list[Unit]:
@@ -133,31 +135,38 @@ def _pack(units: list[Unit], room: int) -> list[list[Unit]]:
     groups: list[list[Unit]] = []
     group: list[Unit] = []
     total = 0
+    bare = True  # nothing but headings in the group
     for unit in units:
-        at_heading = unit.heading and not all(u.heading for u in group) and total >= room / 4
+        at_heading = unit.heading and not bare and total >= room / 4
         if group and (unit.must_begin or at_heading or total + unit.tokens > room):
-            carried = _trailing_headings(group) if not unit.must_begin else []
-            if sum(u.tokens for u in carried) + unit.tokens > room:
-                carried = []
-            groups.append(group[: len(group) - len(carried)])
-            group = carried
+            # Headings without text, a table of contents for instance, are packed like text: none moves on to the next.
+            carried = 0 if unit.must_begin or (bare and unit.heading) else _headings_at_end(group, room - unit.tokens)
+            at = len(group) - carried
+            groups.append(group[:at])
+            group, bare = group[at:], True
             total = sum(u.tokens for u in group)
         group.append(unit)
         total += unit.tokens
+        bare = bare and unit.heading
     return [*groups, group] if group else groups
 
 
-def _trailing_headings(group: list[Unit]) -> list[Unit]:
-    count = 0
-    while count < len(group) - 1 and group[len(group) - 1 - count].heading:
+def _headings_at_end(group: list[Unit], room: int) -> int:
+    """How many headings at the end of a group (never all of it) fit into so many tokens."""
+    count = tokens = 0
+    while count < len(group) - 1 and group[-1 - count].heading:
+        tokens += group[-1 - count].tokens
+        if tokens > room:
+            break
         count += 1
-    return group[len(group) - count :] if count else []
+    return count
 
 
 def chunks_of(source: SourceText, groups: Iterable[list[Unit]], limit: Limit) -> list[Chunk]:
     """Chunks of groups of neighbouring units, in order; a group of which nothing is left to read gives none.
 
     Each is checked as a whole text, since pieces may have more tokens together than one by one, and halved if need be.
+    What has no tokens at all (blanks, characters that the tokenizer drops) is left out: a model has no vector of it.
     """
     text = source.text
     done: list[Span] = []
@@ -168,6 +177,8 @@ def chunks_of(source: SourceText, groups: Iterable[list[Unit]], limit: Limit) ->
         counts = limit.count_tokens([text[start:end] for (start, end), _ in kept]) if kept else []
         pending = []
         for (span, group), count in zip(kept, counts, strict=True):
+            if count <= limit.around:
+                continue
             if count <= limit.max_tokens or span[1] - span[0] < 2:
                 done.append(span)
                 continue

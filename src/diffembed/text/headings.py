@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-_MARKS = re.compile(r"^[#=\-~^\"'`*+:._\s]+|[#=\-~^\"'`*+:._\s]+$")
+_SAID = r"[^#=\-~^\"'`*+:._\s]"  # what is no mark
+_WORDS = re.compile(rf"{_SAID}(?:.*{_SAID})?", re.DOTALL)
 _ATX = re.compile(r" {0,3}(#{1,6})[ \t]")
 
 
@@ -15,8 +16,7 @@ def heading_text(heading: str) -> str:
     >>> heading_text("## Detailed design ##"), heading_text("Scope\\n====="), heading_text("C++ `std`")
     ('Detailed design', 'Scope', 'C++ `std')
     """
-    lines = [words for line in heading.splitlines() if (words := _MARKS.sub("", line))]
-    return " ".join(lines)
+    return " ".join(words[0] for line in heading.splitlines() if (words := _WORDS.search(line)))
 
 
 def heading_levels(headings: Iterable[str]) -> list[int]:

@@ -26,26 +26,30 @@ class Limit:
     Attributes:
         count_tokens: tokens of each of some texts as the model reads them (``Encoder.count_tokens``).
         max_tokens: of a chunk, with those that the model puts around every text.
-        room: tokens of text in a chunk, without them.
+        around: how many those are.
     """
 
     count_tokens: CountTokens
     max_tokens: int
-    room: int
+    around: int
 
     @classmethod
     def of(cls, count_tokens: CountTokens, max_tokens: int) -> Limit:
         """Raises ``InputError`` where ``max_tokens`` is not positive."""
         if max_tokens < 1:
             raise InputError(f"chunks of {max_tokens} tokens: give a positive number, 256 for instance")
-        return cls(count_tokens, max_tokens, max(1, max_tokens - int(count_tokens([""])[0])))
+        return cls(count_tokens, max_tokens, int(count_tokens([""])[0]))
+
+    @property
+    def room(self) -> int:
+        """Tokens of text in a chunk."""
+        return max(1, self.max_tokens - self.around)
 
     def measure(self, text: str, units: Iterable[Unit]) -> list[Unit]:
         """Fill in ``tokens`` (at least 1) and ``silent``, and return the units.
 
         Very long ones are taken as over the limit without tokenizing them.
         """
-        around = self.max_tokens - self.room
         measured = list(units)
         asked = []
         for unit in measured:
@@ -56,7 +60,7 @@ class Limit:
                 asked.append(unit)
         counts = self.count_tokens([text[unit.start : unit.end] for unit in asked]) if asked else []
         for unit, count in zip(asked, counts, strict=True):
-            unit.tokens, unit.silent = max(1, int(count) - around), int(count) <= around
+            unit.tokens, unit.silent = max(1, int(count) - self.around), int(count) <= self.around
         return measured
 
 
@@ -93,7 +97,7 @@ def halved(text: str, unit: Unit) -> list[Unit]:
     middle = (unit.start + unit.end) // 2
     safe = safe_cut(text, middle, unit.start)
     if safe <= unit.start:
-        safe = safe_cut_after(text, middle + 1, unit.end)
+        safe = safe_cut_after(text, middle + 1, unit.end, unit.start)
     return split_at(unit.start, unit.end, [safe if safe < unit.end else middle])
 
 

@@ -14,10 +14,11 @@ from diffembed.text.readers import TextKind
 Span = tuple[int, int]
 
 _CLOSERS = "\"'”’»›)\\]}』」】〉》）］｝〞〟*_`"
-_END = re.compile(
+_STOPS = ".!?…؟۔।॥։።"
+_END = re.compile(  # possessive, and a run of stops is begun at its first: a million of them take no second look
     rf"(?P<cjk>[。！？．｡]+[{_CLOSERS}]*)"
-    rf"|(?P<stop>[.!?…؟۔।॥։።]+[{_CLOSERS}]*)(?=\s|$)"
-    r"|(?P<gap>(?:\r\n|\n|\r)(?=[ \t]*(?:\r\n|\n|\r|[-*+•] |\d{1,3}[.)] |#{1,6} |>|\|)))"
+    rf"|(?P<stop>(?<![{_STOPS}])[{_STOPS}]++[{_CLOSERS}]*+)(?=\s|$)"
+    r"|(?P<gap>(?>\r\n|\n|\r)(?=[ \t]*+(?:\r\n|\n|\r|[-*+•] |\d{1,3}[.)] |#{1,6} |>|\|)))"
 )
 _HEADING_LINE = re.compile(r"#{1,6} [^\r\n]*")
 _LAST_WORD = re.compile(r"[^\s(\[“\"'‘«„]+$")
@@ -75,13 +76,15 @@ def safe_cut(text: str, at: int, least: int = 0) -> int:
     return at
 
 
-def safe_cut_after(text: str, at: int, most: int) -> int:
+def safe_cut_after(text: str, at: int, most: int, least: int = 0) -> int:
     """The nearest place at or after ``at`` that cuts no visible character in two, ``most`` if there is none before it.
+
+    ``least`` is such a place before ``at``, or the start of what is cut.
 
     >>> safe_cut_after("cafe\\u0301s", 4, 6)
     5
     """
-    while at < most and _joined(text, at, 0):
+    while at < most and _joined(text, at, least):
         at += 1
     return at
 
@@ -132,8 +135,10 @@ def _is_full_stop(text: str, match: re.Match[str]) -> bool:
         return False
     if word.isdigit() and len(word) <= 3:
         # "1. First" at the start of a line numbers an item; "in 1999. Then" ends a sentence
-        line = text[max(text.rfind("\n", 0, match.start()), text.rfind("\r", 0, match.start())) + 1 : match.start()]
-        if line.strip() == word:
+        before = match.start() - len(word)
+        while before and text[before - 1].isspace() and text[before - 1] not in "\r\n":
+            before -= 1
+        if not before or text[before - 1] in "\r\n":
             return False
     if word.lower() in _ABBREVIATIONS:
         return False

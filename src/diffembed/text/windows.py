@@ -124,7 +124,7 @@ def read_document(chunks: Sequence[Sequence[int]], frame: Frame, row: int) -> li
     [8, 9, 10, 0, 11, 12, 13] ((4, 7),) [6] True
     """
     if sum(map(len, chunks)) + len(chunks) - 1 <= frame.room:
-        return [_joined(chunks, list(range(len(chunks))), frame, row)]
+        return [_whole_document(chunks, frame, row)]
     units: list[Sequence[int]] = []
     chunk_of: list[int] = []
     for number, ids in enumerate(chunks):
@@ -137,7 +137,7 @@ def read_document(chunks: Sequence[Sequence[int]], frame: Frame, row: int) -> li
     return [_window_reading(window, units, gaps, chunk_of, frame, row) for window in windows]
 
 
-def _joined(chunks: Sequence[Sequence[int]], numbers: list[int], frame: Frame, row: int) -> Reading:
+def _whole_document(chunks: Sequence[Sequence[int]], frame: Frame, row: int) -> Reading:
     ids = list(frame.prefix)
     spans: list[tuple[int, int]] = []
     for chunk in chunks:
@@ -147,7 +147,7 @@ def _joined(chunks: Sequence[Sequence[int]], numbers: list[int], frame: Frame, r
         ids += chunk
     ids += frame.suffix
     spans[-1] = spans[-1][0], len(ids)
-    return Reading(TokenizedSequence(np.array(ids, dtype=np.int64), tuple(spans)), row + np.array(numbers))
+    return Reading(TokenizedSequence(np.array(ids, dtype=np.int64), tuple(spans)), row + np.arange(len(chunks)))
 
 
 def _window_reading(
@@ -194,6 +194,7 @@ class SharedRows:
 
     def __init__(self, readings: Sequence[Reading]) -> None:
         rows, counts = np.unique(np.concatenate([r.rows for r in readings]), return_counts=True)
+        self._shared = rows[counts > 1]
         self._left = dict(zip(rows[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True))
         self._sums: dict[int, tuple[Any, int]] = {}
 
@@ -207,7 +208,7 @@ class SharedRows:
         """
         if not self._left:
             return rows, means
-        shared = np.isin(rows, list(self._left))
+        shared = np.isin(rows, self._shared)
         ready, values = [rows[~shared]], [means[~shared]]
         for at in np.flatnonzero(shared).tolist():
             row, weight = int(rows[at]), int(tokens[at])

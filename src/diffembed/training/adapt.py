@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from diffembed import __version__
@@ -50,11 +51,16 @@ Scores = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A merge that was tried: how much of the adapted model, and nDCG@10 on the dev questions and, by set, general."""
+    """A merge that was tried: how much of the adapted model, and nDCG@10 on the dev questions and, by set, general.
+
+    ``lost`` is the mean loss over the general sets against the starting model, ``doubt`` its standard error.
+    """
 
     share: float
     dev: float
     general: dict[str, float]
+    lost: float = 0.0
+    doubt: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,8 +287,11 @@ def _sweep(
     report: Report,
 ) -> list[Share]:
     """Every share on the questions that are chosen by; the starting model first."""
-    found = []
+    from diffembed.evaluation.retrieval import evaluate_encoder
+
+    found: list[Share] = []
     folder = work / "merged"
+    start: dict[str, dict[str, dict[str, float]]] = {}
     for share in (0.0, *sorted(settings.shares)):
         tried = encoder
         if share:
@@ -290,23 +299,32 @@ def _sweep(
             save_model(folder, backbone, parents.tokenizer, parents.config)
             write_graphs(folder, ("int8",), report)
             tried = Encoder.load(folder)
-        scores = {name: s["ndcg@10"] for name, s in _scores(tried, choice, lambda _: None, "").items()}
-        found.append(Share(share, scores.pop(DEV), scores))
+        reports = {name: evaluate_encoder(task, tried, dtype="int8") for name, task in choice.items()}
+        scores = {name: round(r.scores["ndcg@10"], 4) for name, r in reports.items()}
+        start = start or {name: r.by_query for name, r in reports.items()}
+        lost, doubt = _lost([(start[name], r.by_query) for name, r in reports.items() if name != DEV])
+        found.append(Share(share, scores.pop(DEV), scores, lost, doubt))
         general = "".join(f", {name} {score:.4f}" for name, score in scores.items())
-        report(f"share {share:g}: nDCG@10 {found[-1].dev:.4f} on dev questions{general}")
+        report(
+            f"share {share:g}: nDCG@10 {found[-1].dev:.4f} on dev questions{general}; lost {lost:.4f} +- {doubt:.4f}"
+        )
     shutil.rmtree(folder, ignore_errors=True)
     return found
 
 
+def _lost(sets: Sequence[tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]]) -> tuple[float, float]:
+    """nDCG@10 lost in the mean over sets, before and after by query, and the standard error of that mean."""
+    losses = [np.array([before[q]["ndcg@10"] - after[q]["ndcg@10"] for q in before]) for before, after in sets]
+    if not losses:
+        return 0.0, 0.0
+    errors = [float(loss.std(ddof=1)) / math.sqrt(len(loss)) for loss in losses]
+    mean = sum(float(loss.mean()) for loss in losses) / len(losses)
+    return round(mean, 6), round(math.hypot(*errors) / len(losses), 6)
+
+
 def _best(shares: Sequence[Share], settings: AdaptSettings) -> float:
-    """The share that is best on the dev questions, of those that keep the general sets."""
-    start = shares[0]
-
-    def lost(share: Share) -> float:
-        names = start.general
-        return sum(start.general[n] - share.general[n] for n in names) / len(names) if names else 0.0
-
-    allowed = [s for s in shares if lost(s) <= settings.most_loss]
+    """The share that is best on the dev questions, of those that keep the general sets; the start does."""
+    allowed = [s for s in shares if s.share == 0 or s.lost + s.doubt <= settings.most_loss]
     return max(allowed, key=lambda s: s.dev).share
 
 

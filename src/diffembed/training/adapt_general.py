@@ -16,6 +16,7 @@ from pathlib import Path
 from diffembed.data.beir import RetrievalTask, load_beir, split_of
 from diffembed.errors import InputError
 
+_FEWEST = 2  # questions have a standard error
 _MOST = 300  # questions of a set to choose by
 _SPLIT_FROM = 400  # questions that a set must have for its sides to be told apart, where nothing of it is read
 
@@ -32,13 +33,13 @@ def halves(folder: Path, *, read: bool) -> tuple[RetrievalTask, RetrievalTask]:
     Both of the dev side, or of all questions of a small set of which nothing is read.
 
     Raises:
-        InputError: one of the halves is empty.
+        InputError: one of the halves has a single question, or none.
     """
     whole = load_beir(folder)
     small = not read and len(whole.queries) < _SPLIT_FROM
     unread = [query for query in whole.queries if small or split_of(query) == "dev"]
     sides = [[q for q in unread if zlib.crc32(q.encode("utf-8")) // 10 % 2 == side] for side in range(2)]
-    if not all(sides):
+    if min(map(len, sides)) < _FEWEST:
         raise InputError(
             f"{folder} has {len(unread)} judged queries that nothing is trained on, too few to choose by some and to "
             "report others (of a set that is read along those are one in ten, by the hash of their ids); name another "

@@ -37,8 +37,8 @@ class AdaptSettings:
         span_weight: share that reads spans of the folder's text against the rest of it.
         distill_weight: of the pull towards the similarities of the starting model, where no general data is given.
         shares: of the adapted model in the merge with the starting model; one is chosen.
-        most_loss: how much nDCG@10 the general sets may lose in the mean, on the questions that choose; half of the
-            point that others may lose, because the starting model may have learned from those.
+        most_loss: how much nDCG@10 the general sets may lose in the mean, on the questions that choose: the loss and
+            its standard error together, so that few questions choose with more care.
         chunk_tokens: length of the chunks that are searched; ``None``: as an index has them.
         threads: 0: as many as there are.
     """
@@ -54,7 +54,7 @@ class AdaptSettings:
     span_weight: float = 0.3
     distill_weight: float = 0.0
     shares: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
-    most_loss: float = 0.005
+    most_loss: float = 0.01
     chunk_tokens: int | None = None
     seed: int = 1
     threads: int = 0

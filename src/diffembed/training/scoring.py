@@ -21,12 +21,15 @@ LATE = " late"  # after the name of a contextual set: the chunks of a document w
 
 
 def write_graphs(model: Path, precisions: Sequence[Precision], report: Report) -> None:
-    """Give a model directory its ONNX graphs; one that cannot be is reported, and the torch runtime runs the model."""
+    """Give a model directory its ONNX graphs, and report what int8 weights cost.
+
+    A graph that cannot be is reported too; the torch runtime then runs the model.
+    """
     from diffembed.models.export import export_onnx
 
     for precision in precisions:
         try:
-            export_onnx(model, precisions=(precision,))
+            export_onnx(model, precisions=(precision,), report=lambda cost: report(str(cost)))
         except NotExportableError as error:
             report(f"no {precision} ONNX graph, the torch runtime runs the model: {error}")
 
