@@ -140,7 +140,7 @@ def test_a_total_that_nobody_knows_is_not_shown(
     with console.progress("encoding") as tick:
         tick(5, 0)
         tick(6, 9)
-    assert capsys.readouterr().err == "encoding: 5\nencoding: 6 of 9\n"
+    assert capsys.readouterr().err == "encoding: 5\nencoding: 6 of 9, 0 s left\n"
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.cli.invoke import REPO, process, run
 
-from diffembed import errors, verbs
+from diffembed import errors, verbs, verbs_index
 from diffembed.exits import EXIT_DEFECT
 
 
@@ -142,7 +142,7 @@ def test_a_defect_is_one_line_and_a_traceback_only_when_asked(monkeypatch: pytes
     def broken(*args: object, **options: object) -> None:
         raise ZeroDivisionError("by\nzero")
 
-    monkeypatch.setattr(verbs, "search", broken)
+    monkeypatch.setattr(verbs_index, "search", broken)
     run("search", "x").fails(EXIT_DEFECT, "ZeroDivisionError: by zero", "DIFFEMBED_DEBUG=1")
     monkeypatch.setenv("DIFFEMBED_DEBUG", "1")
     ran = run("search", "x")
