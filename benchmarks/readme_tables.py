@@ -14,8 +14,9 @@ A block says in its opening comment which result file it shows and which metrics
 Each line is a row, `label = metric`. With `columns:` the metric has a `*` that stands for each column's key in turn; or
 the columns' keys have it, and it stands for what the row names (`columns: tokens/s = mixed.*.rate`, `ours = ours`).
 `each = en-*.ndcg@10` makes one row for every data set of the result whose name fits (`DATASET.COLUMN.METRIC`; the
-pattern is split at its last dot). Without any line every metric of the file is shown. A missing cell is a dash; a row
-without any figure is an error, so a renamed metric cannot leave the page in silence.
+pattern is split at its last dot). A line `intervals` adds `[METRIC.low, METRIC.high]` to every cell. Without any line
+every metric of the file is shown. A missing cell is a dash; a row without any figure is an error, so a renamed metric
+cannot leave the page in silence.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def render(result: dict[str, Any], specification: Sequence[str]) -> list[str]:
     metrics: dict[str, float] = result["metrics"]
     columns: dict[str, str] = {}
     rows: list[tuple[str, str]] = []
-    for line in (line.strip() for line in specification if line.strip()):
+    intervals = "intervals" in (line.strip() for line in specification)
+    for line in (line.strip() for line in specification if line.strip() not in ("", "intervals")):
         if line.startswith("columns:"):
             columns = dict(_pair(part) for part in line.removeprefix("columns:").split(","))
             continue
@@ -82,12 +84,18 @@ def render(result: dict[str, Any], specification: Sequence[str]) -> list[str]:
     table = [["", *(columns or {"value": ""})]]
     for label, metric in rows:
         keys = [_cell(metric, key) for key in columns.values()] if columns else [metric]
-        cells = [metrics.get(key) for key in keys]
-        if all(cell is None for cell in cells):
+        cells = [_shown(metrics, key, intervals) for key in keys]
+        if all(key not in metrics for key in keys):
             raise BlockError(f"row {label!r} has no figure; the result has none of: {', '.join(keys)}")
-        table.append([label, *map(number, cells)])
+        table.append([label, *cells])
     rule = ["---", *["---:"] * (len(table[0]) - 1)]
     return [f"| {' | '.join(cells)} |" for cells in (table[0], rule, *table[1:])]
+
+
+def _shown(metrics: dict[str, float], key: str, interval: bool) -> str:
+    """A cell: the figure, and its interval where that is asked for."""
+    ends = [number(metrics.get(f"{key}.{end}")) for end in ("low", "high")] if interval and key in metrics else []
+    return f"{number(metrics.get(key))} [{', '.join(ends)}]" if ends else number(metrics.get(key))
 
 
 def number(value: float | None) -> str:

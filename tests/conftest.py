@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel
 
+    from diffembed.encoder import Encoder
     from diffembed.models.checkpoint import ModelConfig
 
 PAD, MASK, EOT = "[pad]", "[mask]", "<|endoftext|>"
@@ -136,6 +137,14 @@ def tiny_model_dir(
     save_model(path, tiny_backbone, tiny_tokenizer, make_config(), dtype="float16")
     export_onnx(path, path, precisions=("fp32", "int8"))
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tiny_model_dir: Path) -> Encoder:
+    """fp32 weights: with int8 weights the last bits of a vector differ from call to call."""
+    from diffembed.encoder import Encoder
+
+    return Encoder.load(tiny_model_dir, runtime="onnx", precision="fp32", threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -82,6 +82,24 @@ def test_every_recipe_key_is_documented() -> None:
     assert {"[run]", "[[stage]]", "[[stage.source]]", "[stage.mine]"} <= set(re.findall(r"`(\[.*?\]+)`", said))
 
 
+def test_every_key_of_a_study_is_documented() -> None:
+    from diffembed.study import recipe
+
+    said = (REPO / "docs" / "formats.md").read_text(encoding="utf-8").partition("## Study")[2].partition("\n## ")[0]
+    tables = [
+        recipe.GridConfig,
+        recipe.SamplesConfig,
+        recipe.AttentionConfig,
+        recipe.OperationsConfig,
+        recipe.MeasureConfig,
+        recipe.SetConfig,
+    ]
+    keys = {f.name for table in tables for f in fields(table)} - {"set"}
+    words = {*recipe.BACKBONES, *recipe.POOLINGS, *recipe.FAMILIES, *keys}
+    assert words - set(re.findall(r"`([\w-]+)`", said)) == set()
+    assert {f"[{f.name}]" for f in fields(recipe.Study)} <= set(re.findall(r"`(\[.*?\]+)`", said))
+
+
 def test_every_key_of_a_model_is_documented() -> None:
     from diffembed.models.checkpoint import ModelConfig
 

@@ -80,6 +80,12 @@ def test_columns_may_name_the_metric_and_rows_the_contender(tables: ModuleType) 
         tables.render(RESULT, ["columns: short = short.*.rate, long = long.*.rate", "none = nobody"])
 
 
+def test_intervals_stand_beside_their_figures(tables: ModuleType) -> None:
+    metrics = {"a.x": 0.5, "a.x.low": 0.41234, "a.x.high": 0.6, "b.x": 0.25}
+    table = tables.render({"metrics": metrics}, ["intervals", "columns: x = x, y = y", "a = a.*", "b = b.*"])
+    assert table[2:] == ["| a | 0.500 [0.412, 0.600] | - |", "| b | 0.250 [-, -] | - |"]
+
+
 def test_a_changed_figure_makes_the_page_stale(tables: ModuleType, results: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- figures:speed\nload = load\n-->\n<!-- /figures -->\n", encoding="utf-8")

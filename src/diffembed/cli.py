@@ -1,7 +1,8 @@
 """The command line: one Typer application, and each verb calls one public function.
 
 Here stand the options and their help (those of searching and indexes in ``cli_index.py``, of a cluster in
-``cli_cluster.py``, of bulk encoding in ``cli_bulk.py``, of the verbs around training in ``cli_training.py``);
+``cli_cluster.py``, of bulk encoding in ``cli_bulk.py``, of the verbs around training in ``cli_training.py``, of
+measuring in ``cli_evaluate.py``, of telling results in ``cli_report.py``);
 ``verbs.py`` does what they say, ``exits.py`` turns failures into a line and an exit code. stdout carries data only,
 stderr carries progress. The verbs are imported when they are called, so that ``--help`` starts fast.
 """
@@ -13,16 +14,24 @@ from typing import Annotated
 
 import typer
 
-from diffembed import __version__, cli_bulk, cli_cluster, cli_index, cli_training, console
-from diffembed.cli_options import DimsOption, Dtype, ExportPrecision, JsonOption, Split
+from diffembed import (
+    __version__,
+    cli_bulk,
+    cli_cluster,
+    cli_evaluate,
+    cli_index,
+    cli_report,
+    cli_study,
+    cli_training,
+    console,
+)
+from diffembed.cli_options import ExportPrecision, JsonOption
 from diffembed.exits import EXIT_CODES, ExplainingGroup
 
 # Plain help, the same on a terminal and in a pipe, and no rich to import for it.
 app = typer.Typer(
     cls=ExplainingGroup, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, epilog=EXIT_CODES
 )
-evaluate_app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
-app.add_typer(evaluate_app, name="evaluate")
 
 
 def _version(wanted: bool) -> None:
@@ -52,74 +61,9 @@ cli_index.add_commands(app)
 cli_cluster.add_commands(app)
 cli_bulk.add_commands(app)
 cli_training.add_commands(app)
-
-
-@evaluate_app.callback(invoke_without_command=True)
-def evaluate(context: typer.Context) -> None:
-    """Measure a model.
-
-    \b
-    Example:
-      diffembed evaluate retrieval --data my-data --model default
-    """
-    if context.invoked_subcommand is None:
-        console.emit(context.get_help())
-
-
-@evaluate_app.command("retrieval", short_help="Score a model on labelled queries.")
-def evaluate_retrieval(
-    data: Annotated[
-        Path,
-        typer.Option(
-            "--data", metavar="DIR", help="Folder in BEIR layout: corpus.jsonl[.gz], queries.jsonl[.gz], qrels."
-        ),
-    ],
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", "-m", metavar="M", help="'default', a model directory, a hub id, st:NAME_OR_PATH or bm25."
-        ),
-    ] = "default",
-    split: Annotated[Split, typer.Option("--split", help="Which queries to use.")] = Split.all,
-    dtype: Annotated[
-        Dtype | None, typer.Option("--dtype", help="The form of the vectors: int8, float32 for st:.")
-    ] = None,
-    query_dtype: Annotated[
-        Dtype | None, typer.Option("--query-dtype", help="Of the queries alone: int8 or float32 beside --dtype binary.")
-    ] = None,
-    dims: DimsOption = None,
-    sections: Annotated[
-        bool, typer.Option("--sections", help="Cut the documents at their headings and ask for sections.")
-    ] = False,
-    together: Annotated[
-        bool | None,
-        typer.Option("--together/--alone", help="Read the chunks of a document together or alone, not as trained."),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Score a model on labelled queries: nDCG@10, MRR@10, recall@1/10/100, time and tokens a second.
-
-    \b
-    Examples:
-      diffembed evaluate retrieval --data my-data --split dev
-      diffembed evaluate retrieval --data my-data --model st:all-MiniLM-L6-v2 --json
-      diffembed evaluate retrieval --data my-data --dtype binary --query-dtype int8
-      diffembed evaluate retrieval --data my-data --model bm25
-      diffembed evaluate retrieval --data long-documents --sections --together
-    """
-    from diffembed import verbs
-
-    verbs.evaluate_retrieval(
-        data,
-        model=model,
-        split=split.value,
-        dtype=dtype.value if dtype else None,
-        query_dtype=query_dtype.value if query_dtype else None,
-        dims=dims,
-        sections=sections,
-        together=together,
-        as_json=as_json,
-    )
+cli_study.add_commands(app)
+cli_evaluate.add_commands(app)
+cli_report.add_commands(app)
 
 
 @app.command(short_help="Write a model with its ONNX graphs.")

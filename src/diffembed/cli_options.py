@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -58,6 +59,23 @@ ModelOption = Annotated[
         "or DiffEmbed.",
     ),
 ]
+ScoredModelOption = Annotated[
+    str,
+    typer.Option("--model", "-m", metavar="M", help="'default', a model directory, a hub id, st:NAME_OR_PATH or bm25."),
+]
+ResultsOption = Annotated[
+    Path,
+    typer.Option("--into", metavar="DIR", help="The folder of result files; what it holds is not measured again."),
+]
+VectorsOption = Annotated[Dtype | None, typer.Option("--dtype", help="The form of the vectors: int8, float32 for st:.")]
+QueryVectorsOption = Annotated[
+    Dtype | None, typer.Option("--query-dtype", help="Of the queries alone: int8 or float32 beside --dtype binary.")
+]
+SplitOption = Annotated[Split, typer.Option("--split", help="Which queries to use.")]
+TogetherOption = Annotated[
+    bool | None,
+    typer.Option("--together/--alone", help="Read the chunks of a document together or alone, not as trained."),
+]
 ChunkingOption = Annotated[
     Chunking | None,
     typer.Option("--chunking", help="How documents are cut: by structure if left out; docs/chunking.md compares them."),
@@ -67,3 +85,11 @@ DimsOption = Annotated[
     int | None,
     typer.Option("--dims", min=1, metavar="N", help="Width to cut the vectors to; one the model was trained for."),
 ]
+
+
+def vector_form(
+    dtype: Dtype | None, query_dtype: Dtype | None, dims: int | None, together: bool | None
+) -> dict[str, Any]:
+    """The options on vectors, as arguments of ``load_ranker``."""
+    values = {"dtype": dtype.value if dtype else None, "query_dtype": query_dtype.value if query_dtype else None}
+    return {**values, "dims": dims, "contextual": together}

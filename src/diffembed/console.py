@@ -250,8 +250,8 @@ def _indented(body: str) -> str:
     return "\n".join(f"   {line}" if line else "" for line in lines)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns of text, numbers to the right.
+def table(head: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[bool] = ()) -> str:
+    """Columns of text, numbers to the right; ``right`` says which columns hold numbers that are text already.
 
     >>> print(table(["metric", "value"], [["ndcg@10", 0.5], ["queries", 12]]))
     metric    value
@@ -260,12 +260,27 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(head), *cells]) for i in range(len(head))]
-    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(head))]
+    right = right or [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(head))]
     lines = []
     for line in [list(head), *cells]:
         padded = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True))
         lines.append("  ".join(padded).rstrip())
     return "\n".join(lines)
+
+
+def number(value: object) -> str:
+    """A value as a cell that is read by itself: four digits after the point below 1, two from there on.
+
+    >>> number(0.69558), number(1234.5), number(12000), number(True), number([64, 128]), number("ok")
+    ('0.6956', '1,234.50', '12,000', 'yes', '64/128', 'ok')
+    """
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 1 else f"{value:,.2f}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return "/".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _cell(value: object) -> str:

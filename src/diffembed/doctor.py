@@ -50,6 +50,7 @@ EXTRAS = {
         ("pytrec-eval-terrier", "0.5.6"),
     ),
     "eval": (("bm25s", "0.2.6"), ("pytrec-eval-terrier", "0.5.6"), ("sentence-transformers", "5.2")),
+    "report": (("matplotlib", "3.9"), ("scikit-learn", "1.6")),
     "readers": (("pypdf", "5"), ("python-docx", "1.1")),
     "qdrant": (("qdrant-client", "1.20"),),
     "langchain": (("langchain-core", "1.0"),),

@@ -21,7 +21,7 @@ from diffembed.models.files import fetch_model
 from diffembed.models.foreign import fingerprint, read_config, read_tokenizer
 from diffembed.runtime import Runtime
 from diffembed.runtime.start import Device, Precision, RuntimeName, start_runtime
-from diffembed.text.batching import IntArray, PackedBatch, TokenizedSequence, batches_by_tokens, blocks, pack
+from diffembed.text.batching import IntArray, PackedBatch, TokenizedSequence, batches_by_tokens, blocks, pack, read_out
 from diffembed.text.checks import check_texts
 from diffembed.text.windows import Frame, Reading, SharedRows, read_document
 from diffembed.vectors.embeddings import VECTOR_DTYPES, Embeddings, TokenEmbeddings, VectorDtype
@@ -115,7 +115,7 @@ class Encoder:
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text as the model reads it, special ones included, prompts not (texts may be empty here)."""
         check_texts(texts, "text", may_be_empty=True)
-        around = len(self.config.prefix_ids) + len(self.config.suffix_ids)
+        around = self.max_tokens - self._room
         return [len(ids) + around for ids in self._token_ids(texts)]
 
     def token_spans(self, texts: Sequence[str]) -> list[IntArray]:
@@ -244,7 +244,7 @@ class Encoder:
                 chunks = [next(ids) for _ in documents[number]]
                 if self._limit(chunks, number, options, chunked=chunked):
                     cut.append(number)
-                found = read_document(chunks, frame, int(offsets[number]))
+                found = read_document([chunk + self._readout for chunk in chunks], frame, int(offsets[number]))
                 if len(found) > 1:
                     windowed.append(number)
                 readings += found
@@ -276,7 +276,7 @@ class Encoder:
                     cut.append(number)
                 first, count = len(frame.prefix), len(ids[0])
                 spans = tuple((first + i, first + i + 1) for i in range(count))
-                sequences.append(TokenizedSequence((*frame.prefix, *ids[0], *frame.suffix), spans))
+                sequences.append(TokenizedSequence((*frame.prefix, *ids[0], *self._readout, *frame.suffix), spans))
                 characters.append(np.array(encoding.offsets[:count], dtype=np.int64).reshape(-1, 2))
                 counts.append(count)
             first_row = np.concatenate([[0], np.cumsum(counts[start:end])])
@@ -295,9 +295,9 @@ class Encoder:
         return TokenEmbeddings(values, options.dtype, width, offsets, where, tokens, tuple(cut))
 
     def _means(self, sequences: Sequence[TokenizedSequence]) -> Iterator[tuple[list[int], PackedBatch, FloatArray]]:
-        """Batches of a token budget, shortest first: sequence numbers, the batch, the means of its spans."""
+        """Batches of a token budget, shortest first: sequence numbers, the batch, the means of what is pooled of it."""
         for group in batches_by_tokens([len(s) for s in sequences], TOKEN_BUDGET):
-            batch = pack([sequences[i] for i in group])
+            batch = read_out(pack([sequences[i] for i in group]), self.config.pooling)
             means = self.runtime.span_means(batch)
             if not np.isfinite(means).all():
                 raise ModelError(
@@ -311,6 +311,17 @@ class Encoder:
         config = self.config
         return Frame(self.max_tokens, config.eot_token_id, config.prefix_ids, config.suffix_ids)
 
+    @cached_property
+    def _readout(self) -> list[int]:
+        """What stands at the end of every text and chunk, to be its vector."""
+        mask = self.config.mask_token_id
+        return [mask] if self.config.pooling == "mask" and mask is not None else []
+
+    @property
+    def _room(self) -> int:
+        """Tokens of a text that fit into one sequence."""
+        return self._frame.room - len(self._readout)
+
     def _encodings(self, texts: Sequence[str]) -> Iterator[Any]:
         """The tokenizer's account of each text, made for so many texts at a time."""
         for start, end in blocks([[text] for text in texts], _TEXTS_TOKENIZED, _CHARACTERS_TOKENIZED):
@@ -323,12 +334,12 @@ class Encoder:
 
     def _limit(self, chunks: list[list[int]], number: int, options: _Options, *, chunked: bool) -> bool:
         """Refuse or cut, in place, what is over the limit; whether something was cut."""
-        room, cut, pieces = self._frame.room, False, self.config.pooling == "mean"
+        room, cut, pieces = self._room, False, self.config.pooling == "mean"
         for place, ids in enumerate(chunks):
             if ids and len(ids) <= room:
                 continue
             where = f"document {number}, chunk {place}" if chunked else f"text {number}"
-            if not ids and (len(chunks) > 1 or room == self.max_tokens):
+            if not ids and (len(chunks) > 1 or self._frame.room == self.max_tokens):
                 raise InputError(f"{where} has no tokens: the tokenizer drops all its characters; leave it out")
             if len(ids) > room and options.truncate:
                 del ids[room:]

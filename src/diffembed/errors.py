@@ -49,6 +49,18 @@ class ClusterError(DiffembedError):
         self.failed = failed
 
 
+class ServerError(DiffembedError):
+    """A server that writes text cannot be reached, refused a request, or gave no usable answer (exit code 1).
+
+    Attributes:
+        status: of its answer in HTTP; ``None`` where there was none.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class RecipeError(DiffembedError):
     """A training recipe names something unknown or impossible (exit code 5)."""
 
@@ -65,6 +77,12 @@ class StoppedError(TrainingError):
     """A training run was asked to stop (SIGTERM) and wrote its checkpoint first (exit code 143)."""
 
     exit_code = 143
+
+
+class UnfinishedError(DiffembedError):
+    """Work came to the end of the time that it was given and kept what is done; the same command goes on (exit 75)."""
+
+    exit_code = 75
 
 
 class MissingExtraError(DiffembedError):

@@ -39,6 +39,7 @@ Exit codes:
     6  a training run cannot go on
     7  an optional part of the install is missing; the message names the command that adds it
    70  a defect of diffembed (DIFFEMBED_DEBUG=1 shows the traceback)
+   75  the time that was given is over and what is done is kept: run the same command to go on
   130  interrupted with Ctrl-C
   141  the reader of stdout went away
   143  a training run was stopped by SIGTERM; its checkpoint is written

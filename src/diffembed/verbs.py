@@ -1,5 +1,5 @@
 """The verbs of the command line: each calls one public function and shows what it returns (searching and indexes:
-``verbs_index.py``).
+``verbs_index.py``, measuring: ``verbs_evaluate.py``).
 
 ``cli.py`` says which options there are, this file what they do, ``console.py`` how it looks. Libraries are imported
 inside the verbs: a search should not wait for the modules of training.
@@ -20,7 +20,6 @@ from diffembed.errors import DiffembedError, InputError
 if TYPE_CHECKING:
     from diffembed.data.beir import Split
     from diffembed.models.export import Precision
-    from diffembed.vectors.embeddings import VectorDtype
 
 _NAMED = 3  # of what was left out, so many are named
 
@@ -215,45 +214,6 @@ def infill(
         console.remark(f"blank {number}: {blank.text!r}; its first token before anything was filled in: {others}")
 
 
-def evaluate_retrieval(
-    data: Path,
-    *,
-    model: str,
-    split: Split,
-    dtype: VectorDtype | None,
-    query_dtype: VectorDtype | None,
-    dims: int | None,
-    sections: bool,
-    together: bool | None,
-    as_json: bool,
-) -> None:
-    """``diffembed evaluate retrieval``."""
-    from diffembed.evaluation import evaluate_retrieval as evaluate
-
-    with console.progress("encoding") as tick:
-        report = evaluate(
-            data,
-            model=model,
-            split=split,
-            dtype=dtype,
-            query_dtype=query_dtype,
-            dims=dims,
-            sections=sections,
-            contextual=together,
-            progress=tick,
-        )
-    if as_json:
-        console.emit_json(report.to_dict())
-        return
-    rows: list[tuple[str, object]] = [*report.scores.items()]
-    rows += [("queries", report.queries), ("documents", report.documents), ("truncated", report.truncated)]
-    rows += [("seconds", round(report.seconds, 2)), ("tokens/s", round(report.tokens_per_second))]
-    kind = report.dtype if report.query_dtype == report.dtype else f"{report.query_dtype} queries on {report.dtype}"
-    vectors = "bm25" if report.dims == 0 else f"{report.model}, {kind}, {report.dims} dims"
-    console.emit(f"{report.data} ({report.split} queries): {vectors}{', chunks read together' * report.contextual}\n")
-    console.emit("\n".join(f"{name:<12}{_number(value):>10}" for name, value in rows))
-
-
 def export(
     model: str,
     into: Path,
@@ -300,7 +260,7 @@ def models(folders: Sequence[Path], *, as_json: bool) -> None:
         console.remark("no models: this install has no embedded one, and none was found in the cache or in a DIR given")
         return
     keys = ("model", "name", "dims", "max_tokens", "contextual", "megabytes", "state")
-    console.emit(console.table(keys, [[_number(row[key]) for key in keys] for row in rows]))
+    console.emit(console.table(keys, [[console.number(row[key]) for key in keys] for row in rows]))
 
 
 def doctor(*, as_json: bool) -> None:
@@ -340,13 +300,3 @@ def _plain(report: Any) -> dict[str, Any]:
         return dict(report.to_dict())
     plain: dict[str, Any] = asdict(report)
     return plain
-
-
-def _number(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 1 else f"{value:,.2f}"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return "/".join(map(str, value))
-    return f"{value:,}" if isinstance(value, int) else str(value)

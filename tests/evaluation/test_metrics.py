@@ -68,6 +68,29 @@ def test_against_the_definitions_and_trec_eval(
     assert means == pytest.approx({name: np.mean([ours[query][name] for query in ours]) for name in MEASURES})
 
 
+@settings(deadline=None, max_examples=40)
+@given(qrels=st.dictionaries(QUERIES, GAINS, min_size=1), run=st.dictionaries(QUERIES, SCORES, min_size=1))
+def test_against_mteb(qrels: dict[str, dict[str, int]], run: dict[str, dict[str, float]]) -> None:
+    metrics = pytest.importorskip("mteb._evaluators.retrieval_metrics")
+
+    asked = {query: gains for query, gains in qrels.items() if any(gains.values())}
+    found = {query: run[query] for query in asked if run.get(query)}
+    if not found:
+        return
+    theirs = metrics.calculate_retrieval_scores(found, asked, [1, 10, 100])
+    ours = score_run(asked, run)
+    # mteb's means are over the queries with a ranking, ours over those that were asked.
+    share = len(found) / len(asked)
+    for name, value in (
+        ("ndcg@10", theirs.ndcg["NDCG@10"]),
+        ("mrr@10", theirs.mrr["MRR@10"]),
+        ("recall@1", theirs.recall["Recall@1"]),
+        ("recall@10", theirs.recall["Recall@10"]),
+        ("recall@100", theirs.recall["Recall@100"]),
+    ):
+        assert ours[name] == pytest.approx(value * share, abs=1e-5), name  # mteb rounds to five digits
+
+
 def test_mrr_is_cut_after_ten() -> None:
     eleventh = {f"x{i:02}": 20.0 - i for i in range(10)} | {"a": 1.0}
     assert score_run({"q": {"a": 1}}, {"q": eleventh})["mrr@10"] == 0

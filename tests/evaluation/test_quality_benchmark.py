@@ -114,7 +114,7 @@ def test_ratio_uses_the_sets_that_both_have(quality: ModuleType) -> None:
 def test_bad_arguments(quality: ModuleType, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for call, said in (
         (["--data", str(tmp_path / "nowhere")], "is not a folder"),
-        (["--data", str(data / "pretrain")], "no folder below"),
+        (["--data", str(data / "pretrain")], "no folder in or below"),
         (["--data", str(data), "--sets", "fr-*"], "no set fits --sets fr-*"),
         (["--data", str(data), "--model", "st:./nowhere"], "st:./nowhere is not a folder"),
     ):

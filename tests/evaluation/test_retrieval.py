@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import diffembed.evaluation.retrieval as retrieval
+import diffembed.evaluation.ranking as ranking
 from diffembed.errors import InputError, MissingExtraError, ModelError
 from diffembed.evaluation import RetrievalTask, evaluate_bm25, evaluate_encoder, evaluate_retrieval, load_beir
 from diffembed.evaluation.baselines import Bm25, SentenceTransformersEncoder, words
-from diffembed.evaluation.retrieval import search
+from diffembed.evaluation.ranking import search
 from diffembed.vectors.embeddings import Embeddings, VectorDtype
 from diffembed.vectors.similarity import similarity
 
@@ -223,8 +223,8 @@ def test_search_is_a_full_sort(
     task = search_task(*shape, excluded)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieval, "_DOCUMENT_BLOCK", blocks[0])
-        patch.setattr(retrieval, "_QUERY_BLOCK", blocks[1])
+        patch.setattr(ranking, "_DOCUMENT_BLOCK", blocks[0])
+        patch.setattr(ranking, "_QUERY_BLOCK", blocks[1])
         run = search(task, queries, documents, top=top)
 
     def unpacked(vectors: Embeddings) -> np.ndarray[Any, Any]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
-
-from diffembed.encoder import Encoder
 
 # Frameworks that would otherwise report their use over the network.
 os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
@@ -19,12 +16,6 @@ BOOK = [
 ]
 RECIPE = ["Melt the butter slowly.", "He writes each name into a grey book.", "Fold in the flour, then the eggs."]
 LETTER = ["Dear Anna, the train was late again."]
-
-
-@pytest.fixture(scope="session")
-def tiny_encoder(tiny_model_dir: Path) -> Encoder:
-    """fp32 weights: with int8 weights the last bits of a vector differ from call to call."""
-    return Encoder.load(tiny_model_dir, runtime="onnx", precision="fp32", threads=1)
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ KINDS: dict[str, StageConfig] = {
 
 
 def opened(stage: StageConfig, root: Path, seed: int = 3, **options: Any) -> ContrastiveData:
-    usual: dict[str, Any] = {"end_token_id": END, "max_tokens": 512}
+    usual: dict[str, Any] = {"end_token_id": END, "mask_token_id": 1, "max_tokens": 512}
     return ContrastiveData(stage, TOKENIZER, root, seed, **usual | options)
 
 

@@ -206,7 +206,7 @@ class FakeEncoder:
 
 def taught(monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[Teacher, FakeEncoder]:
     encoder = FakeEncoder(**options)
-    monkeypatch.setattr("diffembed.evaluation.retrieval.load_encoder", lambda name: encoder)
+    monkeypatch.setattr("diffembed.evaluation.ranker.load_encoder", lambda name: encoder)
     return Teacher("some/teacher", TOKENIZER), encoder
 
 

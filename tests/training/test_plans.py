@@ -102,7 +102,9 @@ class Opened:
     def __init__(self, corpus: Path, kind: str, **keys: Any) -> None:
         source = dataclasses.replace(SOURCE, paths=(f"{kind}.jsonl",))
         self.stage = stage_of(kind, source=(source,), **keys)
-        self.data = ContrastiveData(self.stage, TOKENIZER, corpus, seed=3, end_token_id=END, max_tokens=64)
+        self.data = ContrastiveData(
+            self.stage, TOKENIZER, corpus, seed=3, end_token_id=END, mask_token_id=1, max_tokens=64
+        )
         self.embedder = wide_embedder()
 
     def step(self, number: int) -> tuple[int, float, dict[str, Tensor], dict[str, Any]]:
@@ -168,6 +170,8 @@ def test_a_log_says_what_was_cut_and_left_out(corpus: Path) -> None:
     source = dataclasses.replace(SOURCE, paths=("contextual.jsonl",), query_tokens=2, document_tokens=9)
     found = Opened(corpus, "contextual")
     found.stage = dataclasses.replace(found.stage, source=(source,))
-    found.data = ContrastiveData(found.stage, TOKENIZER, corpus, seed=3, end_token_id=END, max_tokens=64)
+    found.data = ContrastiveData(
+        found.stage, TOKENIZER, corpus, seed=3, end_token_id=END, mask_token_id=1, max_tokens=64
+    )
     facts, batch = found.step(0)[3], found.data.batch(0)
     assert (facts["cut"], facts["left_out"]) == (batch.cut, batch.left_out) and batch.cut > 8 and batch.left_out

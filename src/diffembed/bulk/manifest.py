@@ -80,7 +80,7 @@ class Settings:
             runtime=runtime.name,
             precision=runtime.precision,
             device=getattr(runtime, "device", "cpu"),
-            graph=_graph_digest(encoder),
+            graph=graph_digest(encoder),
             dtype=options.dtype,
             dims=options.form_of(encoder).dims,
             truncate=options.truncate,
@@ -232,7 +232,7 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _graph_digest(encoder: Encoder) -> str:
+def graph_digest(encoder: Encoder) -> str:
     """The fingerprint does not cover the graph, which holds the weights as they were rounded when it was exported."""
     if encoder.runtime.name != "onnx":
         return ""

@@ -16,8 +16,9 @@ two queries about one article can thus be on both sides. Who wants whole article
 
 from __future__ import annotations
 
+import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -137,6 +138,70 @@ def load_beir(data: Path, split: Split = "all", *, split_by: SplitBy = "query") 
         document_langs=tuple(row.lang for row in documents.values()),
         query_langs=tuple(queries[query].lang for query in asked),
     )
+
+
+def load_corpus(data: Path) -> RetrievalTask:
+    """The documents of a folder alone: a task without queries. Only ``corpus.jsonl`` is read, and checked as ever."""
+    data = Path(data)
+    if not data.is_dir():
+        raise InputError(f"{data} is not a folder; give one with corpus.jsonl (.gz allowed)")
+    documents = _rows(jsonl_file(data, "corpus"))
+    doc_ids, chunk_idx = _chunks(documents)
+    return RetrievalTask(
+        name=data.resolve().name,
+        document_ids=tuple(documents),
+        texts=tuple(row.text for row in documents.values()),
+        queries={},
+        qrels={},
+        doc_ids=doc_ids,
+        chunk_idx=chunk_idx,
+        document_langs=tuple(row.lang for row in documents.values()),
+    )
+
+
+def write_beir(
+    folder: Path,
+    task: RetrievalTask,
+    *,
+    documents: Mapping[str, Sequence[object]] | None = None,
+    queries: Mapping[str, Sequence[object]] | None = None,
+) -> None:
+    """Write a task as a folder that ``load_beir`` reads. Files of these names are replaced.
+
+    Args:
+        documents, queries: further keys of the rows, each with one value a row.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    corpus: dict[str, Sequence[object]] = {"_id": task.document_ids, "text": task.texts, "lang": task.document_langs}
+    if task.doc_ids is not None and task.chunk_idx is not None:
+        places = [None if owner is None else at for owner, at in zip(task.doc_ids, task.chunk_idx, strict=True)]
+        corpus |= {"doc_id": task.doc_ids, "chunk_idx": places}
+    asked: dict[str, Sequence[object]] = {"_id": list(task.queries), "text": list(task.queries.values())}
+    asked |= {"lang": task.query_langs}
+    judged = [f"{q}\t{d}\t{gain}" for q, gains in task.qrels.items() for d, gain in gains.items()]
+    left_out = [f"{query}\t{document}" for query, pairs in task.excluded.items() for document in sorted(pairs)]
+    files = {
+        "corpus.jsonl": _json_rows(corpus | dict(documents or {})),
+        "queries.jsonl": _json_rows(asked | dict(queries or {})),
+        "qrels.tsv": ["query-id\tcorpus-id\tscore", *judged],
+    } | ({"exclude.tsv": ["query-id\tcorpus-id", *left_out]} if left_out else {})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, lines in files.items():
+            with (folder / name).open("w", encoding="utf-8", newline="\n") as stream:
+                stream.writelines(line + "\n" for line in lines)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}); give another folder") from error
+
+
+def _json_rows(columns: Mapping[str, Sequence[object]]) -> list[str]:
+    """One object a row; a column without values is left out, and so is a value that is ``None``."""
+    filled = {name: values for name, values in columns.items() if len(values)}
+    rows = (dict(zip(filled, row, strict=True)) for row in zip(*filled.values(), strict=True))
+    plain = ({name: value for name, value in row.items() if value is not None} for row in rows)
+    return [json.dumps(row, ensure_ascii=False) for row in plain]
 
 
 @dataclass(frozen=True, slots=True)

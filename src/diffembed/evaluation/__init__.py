@@ -2,9 +2,9 @@
 
 from diffembed.data.beir import RetrievalTask, load_beir, split_of
 from diffembed.evaluation.metrics import MEASURES, score_queries, score_run
+from diffembed.evaluation.ranking import TextEncoder
 from diffembed.evaluation.retrieval import (
     RetrievalReport,
-    TextEncoder,
     evaluate_bm25,
     evaluate_encoder,
     evaluate_retrieval,

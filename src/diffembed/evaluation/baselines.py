@@ -111,6 +111,39 @@ class SentenceTransformersEncoder:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"sentence-transformers cannot load {name_or_path!r}: {reason}") from error
         self.model_id = f"st:{name_or_path}"
+        self._asked = name_or_path
+
+    @property
+    def model(self) -> Any:
+        """The model of sentence-transformers."""
+        return self._model
+
+    @property
+    def path(self) -> Path | None:
+        """The folder it was loaded from, in the hub's cache where it came from there; ``None`` where nobody knows."""
+        folder = Path(self._asked).expanduser()
+        if folder.is_dir():
+            return folder.resolve()
+        from huggingface_hub import try_to_load_from_cache
+
+        names = [self._asked] if "/" in self._asked else [f"sentence-transformers/{self._asked}", self._asked]
+        for name in names:
+            for file in ("modules.json", "config.json"):
+                if isinstance(found := try_to_load_from_cache(name, file), str):
+                    return Path(found).parent
+        return None
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The width of its vectors."""
+        # Renamed in the course of version 5; the old name warns where the new one is there.
+        named = getattr(self._model, "get_embedding_dimension", None) or self._model.get_sentence_embedding_dimension
+        return (int(named() or 0),)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Longest text in tokens, special ones included; ``None`` where the model has no limit."""
+        return self._model.max_seq_length
 
     def encode_queries(
         self,
@@ -164,7 +197,7 @@ class SentenceTransformersEncoder:
         if dtype != "float32":
             raise InputError(f"{self.model_id} gives float32 vectors, not {dtype}; use dtype float32")
         limit = self._model.max_seq_length
-        lengths = self._token_counts(texts)
+        lengths = self.count_tokens(texts)
         cut = tuple(i for i, length in enumerate(lengths) if limit is not None and length > limit)
         if cut and not truncate:
             message = f"text {cut[0]} has {lengths[cut[0]]} tokens, more than the {limit} of {self.model_id}"
@@ -185,6 +218,20 @@ class SentenceTransformersEncoder:
         read = sum(length if limit is None else min(length, limit) for length in lengths)
         return Embeddings(values, "float32", values.shape[1], read, cut)
 
-    def _token_counts(self, texts: Sequence[str]) -> list[int]:
+    def characters_read(self, texts: Sequence[str]) -> list[int]:
+        """How many characters of each document lie within the model's limit."""
+        # The prompt that encode_document takes.
+        named = [name for name in ("document", "passage", "corpus") if name in self._model.prompts]
+        prompt = str(self._model.prompts.get(named[0] if named else self._model.default_prompt_name or "") or "")
+        limit = self._model.max_seq_length
+        if limit is None:
+            return [len(text) for text in texts]
+        cut = {"truncation": True, "max_length": limit, "padding": False, "return_offsets_mapping": True}
+        tokenized = self._model.tokenizer([prompt + text for text in texts], **cut)
+        ends = (max(end for _, end in offsets) for offsets in tokenized["offset_mapping"])
+        return [max(0, end - len(prompt)) for end in ends]
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text as the model reads it, special ones included, prompts not."""
         tokenized = self._model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)
         return [len(ids) for ids in tokenized["input_ids"]]

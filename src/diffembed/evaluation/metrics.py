@@ -13,7 +13,7 @@ The rules, the same for every model that is scored here:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,29 @@ def mean_scores(by_query: Mapping[str, Mapping[str, float]]) -> dict[str, float]
 
 def score_queries(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
     """The scores of every query with a relevant document (see ``score_run``), for tests of significance and plots."""
+    whole = trec_scores(qrels, run, _TREC_MEASURES)
+    cut = {query: _first(_as_floats(query, run[query]), 10) for query in whole if run.get(query)}
+    first_ten = trec_scores(qrels, cut, {"recip_rank"})
+    scored: dict[str, dict[str, float]] = {}
+    for query, found in whole.items():
+        values = {name: found[trec] for name, trec in _TREC_NAMES.items()}
+        values["mrr@10"] = first_ten[query]["recip_rank"]
+        scored[query] = {name: values[name] for name in MEASURES}
+    return scored
+
+
+def trec_scores(qrels: Qrels, run: Run, measures: Collection[str]) -> dict[str, dict[str, float]]:
+    """trec_eval's own figures of every query with a relevant document; 0 where it has no ranking.
+
+    Args:
+        measures: as trec_eval writes them, with their cuts: ``{"ndcg_cut.5,10", "P.5", "recip_rank"}``.
+
+    Returns:
+        query id -> name (``ndcg_cut_5``, ``P_5``, ``recip_rank``) -> value. Raises as ``score_run``.
+
+    >>> trec_scores({"q": {"a": 1, "b": 1}}, {"q": {"a": 2.0, "x": 1.0}}, {"P.1,2", "recall.2"})
+    {'q': {'P_1': 1.0, 'P_2': 0.5, 'recall_2': 0.5}}
+    """
     judged = {
         query: {document: max(int(gain), 0) for document, gain in gains.items()}
         for query, gains in qrels.items()
@@ -60,18 +83,13 @@ def score_queries(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
             f"no query of the {len(qrels)} given has a relevant document; give judgements with a score above 0"
         )
     ranked = {query: _as_floats(query, run[query]) for query in judged if run.get(query)}
-    whole = _trec_eval(judged, _TREC_MEASURES, ranked)
-    first_ten = _trec_eval(judged, {"recip_rank"}, {query: _first(scores, 10) for query, scores in ranked.items()})
-    scored: dict[str, dict[str, float]] = {}
-    for query in judged:
-        found = whole.get(query)
-        if found is None:
-            scored[query] = dict.fromkeys(MEASURES, 0.0)
-            continue
-        values = {name: float(found[trec]) for name, trec in _TREC_NAMES.items()}
-        values["mrr@10"] = float(first_ten[query]["recip_rank"])
-        scored[query] = {name: values[name] for name in MEASURES}
-    return scored
+    found = _trec_eval(judged, set(measures), ranked)
+    names = sorted(
+        f"{base}_{cut}" if cut else base
+        for base, _, cuts in (measure.partition(".") for measure in measures)
+        for cut in cuts.split(",")
+    )
+    return {query: {name: float(found[query][name]) if query in found else 0.0 for name in names} for query in judged}
 
 
 def _as_floats(query: str, scores: Mapping[str, float]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from diffembed.models.files import atomic_file
 
 FORMAT = "diffembed-result"
 VERSION = 1
+MTEB_FILES = "mteb-files"  # in a folder of results: files in mteb's own form, which are not results of ours
 
 Scores = dict[str, float]
 
@@ -133,7 +134,7 @@ class ResultFolder:
         """Where the result of these lies. Another revision or setting is another file."""
         key = json.dumps([model, revision, dict(settings)], sort_keys=True, default=str)
         mark = hashlib.sha256(key.encode()).hexdigest()[:8]
-        return self.path / _plain(benchmark) / _plain(task) / f"{_plain(model)}.{mark}.json"
+        return self.path / plain_name(benchmark) / plain_name(task) / f"{plain_name(model)}.{mark}.json"
 
     def find(self, benchmark: str, task: str, model: str, revision: str, settings: Mapping[str, Any]) -> Result | None:
         """The finished result of these, or ``None``."""
@@ -163,22 +164,29 @@ def read_result(file: Path) -> Result:
 
 
 def read_results(places: Sequence[Path]) -> list[Result]:
-    """All results of files and folders (searched through), in order of path.
+    """All results of files and folders (see ``result_files``), in that order."""
+    return [read_result(file) for file in result_files(places)]
 
-    Raises ``InputError`` for a place that is not there, a file that is no result, or a folder without any.
+
+def result_files(places: Sequence[Path]) -> list[Path]:
+    """The result files among some places, each once: files as they are given, folders searched through, by path.
+
+    Raises ``InputError`` for a place that is not there, or a folder without any ``.json`` file.
     """
-    results: list[Result] = []
+    files: dict[Path, Path] = {}
     for place in places:
         if place.is_dir():
-            files = sorted(file for file in place.rglob("*.json") if not file.name.startswith("."))
-            if not files:
+            inside = sorted(file for file in place.rglob("*.json") if not file.name.startswith("."))
+            found = [file for file in inside if MTEB_FILES not in file.relative_to(place).parts]
+            if not found:
                 raise InputError(f"{place} holds no result files; diffembed evaluate NAME --into {place} writes some")
         elif place.is_file():
-            files = [place]
+            found = [place]
         else:
             raise InputError(f"{place} does not exist; give result files, or folders of diffembed evaluate --into")
-        results += [read_result(file) for file in files]
-    return results
+        for file in found:
+            files.setdefault(file.resolve(), file)
+    return list(files.values())
 
 
 def environment(command: str = "") -> dict[str, str]:
@@ -196,10 +204,10 @@ def environment(command: str = "") -> dict[str, str]:
     return found | ({"command": command} if command else {})
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A name as a file name; different names stay different by their marks in ``ResultFolder.file``.
 
-    >>> _plain("MTEB(Code, v1)"), _plain("st:sentence-transformers/all-MiniLM-L6-v2")
+    >>> plain_name("MTEB(Code, v1)"), plain_name("st:sentence-transformers/all-MiniLM-L6-v2")
     ('MTEB-Code-v1', 'st-sentence-transformers-all-MiniLM-L6-v2')
     """
     return re.sub(r"[^\w.]+", "-", name).strip("-.")[:80] or "unnamed"

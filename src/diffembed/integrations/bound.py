@@ -8,7 +8,7 @@ of integer value (-127 to 127), and packed bits as -1 and +1 a dimension, whose 
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class BoundEncoder:
         dims: one of the model's widths; ``None`` for the widest.
         truncate: cut texts over the model's limit; the log says how many were.
         windows: read texts over the limit through several windows.
+        progress: called with (texts encoded, texts) of each call.
     """
 
     encoder: Encoder
@@ -40,6 +41,7 @@ class BoundEncoder:
     dims: int | None = None
     truncate: bool = False
     windows: bool = False
+    progress: Callable[[int, int], None] | None = None
 
     @property
     def width(self) -> int:
@@ -79,7 +81,8 @@ class BoundEncoder:
         return self
 
     def _options(self) -> dict[str, Any]:
-        return {"dtype": self.dtype, "dims": self.dims, "truncate": self.truncate, "windows": self.windows}
+        form = {"dtype": self.dtype, "dims": self.dims, "truncate": self.truncate, "windows": self.windows}
+        return form | {"progress": self.progress}
 
     def _said(self, embeddings: Embeddings, what: str) -> Embeddings:
         if embeddings.truncated:

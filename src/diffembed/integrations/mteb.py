@@ -7,7 +7,8 @@ together. It says itself how a corpus is searched, since MTEB would encode it in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ class MtebEncoder(AbsEncoder):
         contextual: read chunks of a document together; ``None``: where the model was trained for it.
         truncate: cut texts over the model's limit, as there is no other way to score them; ``False`` refuses them.
         windows: read them through several windows instead.
+        progress: called with (texts encoded, texts) of each call of MTEB.
 
     Attributes:
         truncated: inputs (a contextual document counts once) that were cut so far.
@@ -72,8 +74,10 @@ class MtebEncoder(AbsEncoder):
         contextual: bool | None = None,
         truncate: bool = True,
         windows: bool = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._bound = bind(model, dtype=dtype, dims=dims, truncate=truncate, windows=windows)
+        bound = bind(model, dtype=dtype, dims=dims, truncate=truncate, windows=windows)
+        self._bound = replace(bound, progress=progress)
         self.model = self._bound.encoder
         self.contextual = self.model.contextual if contextual is None else contextual
         self.truncated = 0

@@ -10,8 +10,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
-
 from diffembed.errors import NotExportableError
 from diffembed.models.checkpoint import (
     CONFIG_FILE,
@@ -19,10 +17,10 @@ from diffembed.models.checkpoint import (
     WEIGHTS_FILE,
     ModelConfig,
     default_card,
-    write_sentence_transformers_files,
 )
 from diffembed.models.families import FAMILIES, opened
 from diffembed.models.foreign import Source, read_foreign, read_tokenizer
+from diffembed.models.modules_file import write_sentence_transformers_files
 
 
 def adopt(source: Source, folder: Path) -> ModelConfig:
@@ -54,9 +52,5 @@ def adopt(source: Source, folder: Path) -> ModelConfig:
         shutil.copyfile(named, folder / named.name)
     (folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
     write_sentence_transformers_files(folder, config)
-    if config.quantizer == "tanh-int8":
-        from safetensors.numpy import save_file
-
-        save_file({"linear.weight": np.eye(config.dims[-1], dtype=np.float16)}, folder / "2_Dense" / WEIGHTS_FILE)
     (folder / "README.md").write_text(default_card(config), encoding="utf-8")
     return config

@@ -125,6 +125,21 @@ def probe_direction(model: PreTrainedModel) -> bool:
     return _probe(model)[0]
 
 
+def require_attention(model: PreTrainedModel, *, causal: bool) -> None:
+    """Refuse a backbone whose mask is not as it should be: open, or ``causal``.
+
+    Raises:
+        ModelError: names the attention implementation that it runs on.
+    """
+    if not causal:
+        require_bidirectional(model)
+    elif probe_direction(model):
+        raise ModelError(
+            f"the backbone should be causal, but on attention '{model.config._attn_implementation}' a late token "
+            "changes an early state; close its mask with set_causal(model, True)"
+        )
+
+
 def require_bidirectional(model: PreTrainedModel, implementations: Sequence[str] = ()) -> None:
     """Refuse a backbone whose states cannot see what comes later.
 

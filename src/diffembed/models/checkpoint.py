@@ -11,16 +11,19 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from diffembed.errors import MissingExtraError, ModelError, TrainingError
-from diffembed.models.files import atomic_directory, check_safetensors
+from diffembed.models.files import atomic_directory, check_safetensors, write_json
+from diffembed.text.batching import Pooling
 from diffembed.vectors.quantize import QUANTIZERS, Quantizer
 
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel
+
+Attention = Literal["bidirectional", "causal"]
 
 FORMAT = 1
 CONFIG_FILE = "diffembed.json"
@@ -30,7 +33,7 @@ TOKENIZER_FILE = "tokenizer.json"
 OURS = "diffembed"  # key of the first entry of a modules.json: the directory is nothing without this file
 _NO_PART_OF_AN_ENCODER = r"(^|\.)position_ids$|^cls\."  # buffers and heads that BERT checkpoints carry
 _TYPES: dict[str, Any] = {  # of the keys of diffembed.json that are not an int
-    **dict.fromkeys(("name", "pooling", "quantizer", "query_prompt", "document_prompt"), str),
+    **dict.fromkeys(("name", "pooling", "attention", "quantizer", "query_prompt", "document_prompt"), str),
     **dict.fromkeys(("contextual", "normalize", "shift"), bool),
     **dict.fromkeys(("dims", "prefix_ids", "suffix_ids"), list),
     "mask_token_id": int | None,
@@ -48,7 +51,10 @@ class ModelConfig:
         dims: trained widths, ascending; the last is the hidden size.
         contextual: chunks of a document are read together (late chunking).
         quantizer: ``tanh-int8`` (trained through) or ``none``.
-        pooling: ``mean``; ``modules`` only in memory: sentence-transformers' own modules pool and finish.
+        pooling: what of a span's tokens is its vector: their ``mean``, the state of the ``last``, or of a ``mask``
+            token that is put after every text and chunk. ``modules`` only in memory: sentence-transformers' own modules
+            pool and finish.
+        attention: ``causal`` where a token sees only what stands before it; runs on torch alone.
         normalize: float32 output of a ``none`` model has length 1.
         max_tokens: longest sequence, prefix and suffix included.
         mask_token_id: what a masked token becomes; ``None`` for a model that was never trained to fill in.
@@ -66,7 +72,8 @@ class ModelConfig:
     pad_token_id: int
     eot_token_id: int
     contextual: bool = False
-    pooling: Literal["mean", "modules"] = "mean"
+    pooling: Pooling | Literal["modules"] = "mean"
+    attention: Attention = "bidirectional"
     quantizer: Quantizer = "tanh-int8"
     normalize: bool = False
     shift: bool = True
@@ -77,8 +84,11 @@ class ModelConfig:
     manifest: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """The text of ``diffembed.json``."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+        """The text of ``diffembed.json``. It does not speak of attention that is open, as it never did."""
+        values = {"format": FORMAT, **asdict(self)}
+        if self.attention == "bidirectional":
+            del values["attention"]
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str = CONFIG_FILE) -> ModelConfig:
@@ -114,12 +124,18 @@ class ModelConfig:
     def _check(self, source: str) -> None:
         if not self.dims or list(self.dims) != sorted(set(self.dims)) or self.dims[0] < 1:
             raise ModelError(f"{source} has dims {list(self.dims)}; they must be positive and ascending")
-        if self.pooling != "mean" or self.quantizer not in QUANTIZERS:
+        known = (("pooling", get_args(Pooling)), ("attention", get_args(Attention)), ("quantizer", QUANTIZERS))
+        for key, words in known:
+            if getattr(self, key) not in words:
+                raise ModelError(
+                    f"{source} asks for {key} {getattr(self, key)!r}; known are {' or '.join(map(repr, words))}"
+                )
+        if self.pooling == "mask" and (self.mask_token_id is None or self.suffix_ids):
             raise ModelError(
-                f"{source} asks for pooling {self.pooling!r} and quantizer {self.quantizer!r}; "
-                f"known are pooling 'mean' and quantizer {' or '.join(map(repr, QUANTIZERS))}"
+                f"{source} has pooling 'mask', which reads a mask token at the end of every text: it needs a "
+                "mask_token_id and no suffix_ids"
             )
-        room = self.max_tokens - len(self.prefix_ids) - len(self.suffix_ids)
+        room = self.max_tokens - len(self.prefix_ids) - len(self.suffix_ids) - (self.pooling == "mask")
         if room < 1:
             raise ModelError(f"{source} has max_tokens {self.max_tokens}, which leaves no room for text; correct it")
 
@@ -147,6 +163,11 @@ def read_model_config(path: str | Path) -> ModelConfig:
     stock = read_stock_config(root)
     _parse_object(_read_text(root / TOKENIZER_FILE), str(root / TOKENIZER_FILE))
     check_safetensors(root / WEIGHTS_FILE)
+    if (stock.get("is_causal") is True) != (config.attention == "causal"):
+        raise ModelError(
+            f"{root}: {CONFIG_FILE} says that attention is {config.attention} and config.json has is_causal "
+            f"{stock.get('is_causal')}; save the model again"
+        )
     hidden, vocab = stock.get("hidden_size"), stock.get("vocab_size")
     if config.dims[-1] != hidden:
         raise ModelError(
@@ -206,6 +227,8 @@ def save_model(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    from diffembed.models.modules_file import write_sentence_transformers_files
+
     base = backbone.base_model
     stock: dict[str, Any] = base.config.to_dict()  # type: ignore[union-attr, operator]
     hidden = int(stock["hidden_size"])
@@ -215,7 +238,7 @@ def save_model(
         )
     for private in ("auto_map", "_name_or_path", "_attn_implementation", "torch_dtype"):
         stock.pop(private, None)
-    stock |= {"is_causal": False, "dtype": "float32", "architectures": [type(base).__name__]}
+    stock |= {"is_causal": config.attention == "causal", "dtype": "float32", "architectures": [type(base).__name__]}
     on_disk = getattr(torch, dtype)
     tensors = {name: t.detach().to("cpu", on_disk).contiguous() for name, t in base.state_dict().items()}
 
@@ -227,19 +250,12 @@ def save_model(
                 save_file({"weight": head.detach().to("cpu", on_disk).contiguous()}, folder / HEAD_FILE)
             for file in folder.iterdir():
                 file.chmod(0o644)  # safetensors makes them readable by their owner only
-            _write_json(folder / "config.json", stock)
+            write_json(folder / "config.json", stock)
             # not tokenizer.save: that raises a bare Exception where the disk is full
             (folder / TOKENIZER_FILE).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-            _write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer, config))
+            write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer, config))
             (folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
             write_sentence_transformers_files(folder, config)
-            if config.quantizer == "tanh-int8":
-                (folder / "2_Dense").mkdir(exist_ok=True)
-                save_file(
-                    {"linear.weight": torch.eye(hidden, dtype=torch.float16)},
-                    folder / "2_Dense" / WEIGHTS_FILE,
-                    metadata={"format": "pt"},
-                )
             (folder / "README.md").write_text(card or default_card(config), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise TrainingError(
@@ -252,7 +268,7 @@ def save_model(
 def load_backbone(
     path: str | Path, *, attn_implementation: str = "sdpa", dtype: torch.dtype | None = None
 ) -> PreTrainedModel:
-    """The stock ``transformers`` model of a directory: bidirectional (probed), in eval mode, no remote code.
+    """The stock ``transformers`` model of a directory: its mask as ``config.json`` says (probed), in eval mode.
 
     Args:
         attn_implementation: what the model runs on.
@@ -260,16 +276,16 @@ def load_backbone(
 
     Raises:
         ModelError: a file is missing, truncated or asks for remote code; tensors do not fit the architecture; a late
-            token changes no early state.
+            token changes no early state, or does where the model is causal.
         MissingExtraError: torch is not installed.
     """
     root = Path(path)
-    read_stock_config(root)
+    causal = read_stock_config(root).get("is_causal") is True
     try:
         import torch
         from transformers import AutoConfig
 
-        from diffembed.models.backbone import require_bidirectional
+        from diffembed.models.backbone import require_attention
         from diffembed.models.weights import load_stock
     except ImportError:
         raise MissingExtraError(TORCH_HINT) from None
@@ -279,8 +295,9 @@ def load_backbone(
         attn_implementation=attn_implementation,
         dtype=dtype or torch.float32,
         unused=_NO_PART_OF_AN_ENCODER,
+        causal=causal,
     )
-    require_bidirectional(model)
+    require_attention(model, causal=causal)
     return model
 
 
@@ -325,37 +342,6 @@ def ready_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
-def write_sentence_transformers_files(folder: Path, config: ModelConfig) -> None:
-    """``modules.json`` and its folders: mean pooling, then tanh (identity ``Dense``) or normalisation."""
-    hidden = config.dims[-1]
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    if config.quantizer == "tanh-int8":
-        modules.append(("2_Dense", "Dense"))
-    if config.normalize:
-        modules.append((f"{len(modules)}_Normalize", "Normalize"))
-    entries: list[dict[str, Any]] = [
-        {"idx": i, "name": str(i), "path": sub, "type": f"sentence_transformers.models.{kind}"}
-        for i, (sub, kind) in enumerate(modules)
-    ]
-    entries[0][OURS] = CONFIG_FILE  # sentence-transformers passes over it, and leaves it out when it saves
-    _write_json(folder / "modules.json", entries)
-    for sub, _ in modules[1:]:
-        (folder / sub).mkdir(exist_ok=True)
-    pooling = {"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
-    _write_json(folder / "1_Pooling" / "config.json", pooling)
-    if config.quantizer == "tanh-int8":
-        dense = {
-            "in_features": hidden,
-            "out_features": hidden,
-            "bias": False,
-            "activation_function": "torch.nn.modules.activation.Tanh",
-        }
-        _write_json(folder / "2_Dense" / "config.json", dense)
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": config.max_tokens, "do_lower_case": False})
-    prompts = {"query": config.query_prompt, "document": config.document_prompt}
-    _write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine", "prompts": prompts})
-
-
 def default_card(config: ModelConfig) -> str:
     """A short ``README.md`` for a directory that nobody has described yet."""
     return (
@@ -393,7 +379,3 @@ def _parse_object(text: str, source: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ModelError(f"{source} holds {type(data).__name__}, an object was expected; copy it again")
     return data
-
-
-def _write_json(file: Path, data: object) -> None:
-    file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

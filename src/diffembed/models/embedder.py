@@ -1,4 +1,4 @@
-"""The embedder: a backbone, the mean of each span, and the quantizer that belongs to it."""
+"""The embedder: a backbone, what it reads out of each span, and the quantizer that belongs to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from diffembed.models.backbone import packed_states, token_embedding
 from diffembed.models.quantizer import tanh_int8
-from diffembed.text.batching import IntArray, PackedBatch
+from diffembed.text.batching import IntArray, PackedBatch, Pooling, read_out
 
 
 def span_means(states_TD: Tensor, spans: IntArray) -> Tensor:
@@ -41,15 +41,17 @@ def span_means(states_TD: Tensor, spans: IntArray) -> Tensor:
 
 
 class Embedder(nn.Module):
-    """Backbone and pooling; ``forward`` gives the span means before the quantizer, ``quantized`` after it.
+    """Backbone and pooling; ``forward`` gives a vector a span before the quantizer, ``quantized`` after it.
 
     Args:
         head: ``[vocab, hidden]`` output matrix of a backbone whose own is not tied to its token table.
+        pooling: ``mask`` expects a mask token at the end of every span; it is put there where texts are tokenized.
     """
 
-    def __init__(self, backbone: PreTrainedModel, head: Tensor | None = None) -> None:
+    def __init__(self, backbone: PreTrainedModel, head: Tensor | None = None, pooling: Pooling = "mean") -> None:
         super().__init__()
         self.backbone = backbone
+        self.pooling = pooling
         self.head = None if head is None else nn.Parameter(head)
 
     def output_table(self) -> Tensor:
@@ -57,8 +59,8 @@ class Embedder(nn.Module):
         return token_embedding(self.backbone) if self.head is None else self.head
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Span means ``[spans, hidden]`` before tanh, float32."""
-        return span_means(packed_states(self.backbone, batch), batch.spans)
+        """``[spans, hidden]`` before tanh, float32: means of the spans, or the states of their last tokens."""
+        return span_means(packed_states(self.backbone, batch), read_out(batch, self.pooling).spans)
 
     def quantized(self, batch: PackedBatch, dims: int) -> Tensor:
         """INT8-valued floats ``[spans, dims]``: Matryoshka cut first, then tanh and rounding (straight-through)."""

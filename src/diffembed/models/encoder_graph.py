@@ -29,7 +29,7 @@ class GraphSource:
         config: its ``diffembed.json``.
 
     Raises:
-        NotExportableError: the architecture has no graph.
+        NotExportableError: the architecture has no graph, or its attention is causal.
         ModelError: ``config.json`` or the weights are missing or damaged.
     """
 
@@ -41,6 +41,11 @@ class GraphSource:
             raise NotExportableError(
                 f"{root} is of type {self.family!r}; the ONNX export knows {', '.join(sorted(STATES))}: "
                 "use runtime='torch'"
+            )
+        if config.attention == "causal":
+            raise NotExportableError(
+                f"{root} has causal attention; graphs read both ways, and there it would make other vectors: use "
+                "runtime='torch'"
             )
         self.file = root / WEIGHTS_FILE
         self.stored = check_safetensors(self.file)

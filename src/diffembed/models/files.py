@@ -151,6 +151,11 @@ def token_table(tensors: dict[str, StoredTensor]) -> str | None:
     return None
 
 
+def write_json(file: Path, data: object) -> None:
+    """A JSON file that people can read."""
+    file.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
     """A file that appears at ``target`` whole or not at all; yields a temporary sibling to write."""

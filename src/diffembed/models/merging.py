@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from diffembed.errors import InputError, ModelError
 from diffembed.models import checkpoint
-from diffembed.models.backbone import require_bidirectional
+from diffembed.models.backbone import require_attention
 
 Method = Literal["slerp", "linear", "soup"]
 
@@ -233,7 +233,7 @@ def _merge(parents: Parents, method: Method, weights: Sequence[float]) -> tuple[
     head = state.pop(_HEAD, None)
     model = copy.deepcopy(parents.model)
     model.load_state_dict(state)
-    require_bidirectional(model)
+    require_attention(model, causal=parents.config.attention == "causal")
     return model, head
 
 

@@ -18,7 +18,7 @@ from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from diffembed.errors import InputError, ModelError
 from diffembed.models.attention import PACKED
-from diffembed.models.backbone import require_bidirectional, token_embedding
+from diffembed.models.backbone import require_bidirectional, set_causal, token_embedding
 from diffembed.models.checkpoint import (
     CONFIG_FILE,
     HEAD_FILE,
@@ -165,6 +165,9 @@ def _own_directory(
 ) -> LoadedBackbone:
     config = read_model_config(root)
     model = load_backbone(root, attn_implementation=attn_implementation, dtype=dtype)
+    if config.attention == "causal":
+        set_causal(model, False)
+        require_bidirectional(model)
     head, tokenizer = load_head(root), load_tokenizer(root)
     if head is None and not model.config.tie_word_embeddings:
         raise ModelError(

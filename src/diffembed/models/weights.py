@@ -32,20 +32,22 @@ def load_stock(
     rename: Mapping[str, str] | None = None,
     unused: str = r"^$",
     max_tokens: int | None = None,
+    causal: bool = False,
 ) -> PreTrainedModel:
-    """The stock base model of ``config`` with the weights of a directory: mask open, in eval mode, no remote code.
+    """The stock base model of ``config`` with the weights of a directory, in eval mode, no remote code.
 
     Args:
         root: holds ``model.safetensors``, or shards and their index.
         rename: tensor names of the checkpoint to those of the class, as regular expressions.
         unused: regular expression of tensors that may be left over.
         max_tokens: longest text that will be read (see ``settle_rotary``).
+        causal: leave the attention mask closed; it is opened otherwise.
 
     Raises:
         ModelError: a file is missing or truncated; tensors are missing, left over or of other shapes.
     """
     stored = weight_files(root)
-    config.is_causal = False
+    config.is_causal = causal
     settle_rotary(config, max_tokens)
     kind = config.model_type
     kind_of_model: Any = MODEL_MAPPING[type(config)]
@@ -74,7 +76,7 @@ def load_stock(
             "it is of another architecture"
         )
     loaded: PreTrainedModel = model.eval()
-    set_causal(loaded, False)
+    set_causal(loaded, causal)
     return loaded
 
 

@@ -66,7 +66,9 @@ def start_runtime(
             f"{path} has no ONNX graph of diffembed's; use runtime='torch', or make a model directory that has one: "
             f"diffembed export {path} --into DIR"
         )
-    may_onnx = source.kind == "diffembed" and runtime != "torch" and device != "cuda"
+    if config.attention == "causal" and wants_onnx:
+        raise ModelError(f"{path} has causal attention, which has no ONNX form; use runtime='torch' (precision 'fp32')")
+    may_onnx = source.kind == "diffembed" and runtime != "torch" and device != "cuda" and config.attention != "causal"
     if may_onnx and precision != "bf16" and precision != "fp16" and (wants_onnx or find_graph(path, precision)):
         return OnnxRuntime(path, precision=precision, threads=threads, pad_token_id=config.pad_token_id)
     from diffembed.runtime.torch import TorchRuntime

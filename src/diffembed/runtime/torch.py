@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffembed.errors import InputError, MissingExtraError
-from diffembed.models.checkpoint import TORCH_HINT
+from diffembed.models.checkpoint import TORCH_HINT, Attention
 from diffembed.models.families import FAMILIES
 from diffembed.models.foreign import find_source
 from diffembed.models.stack import EAGER
@@ -37,9 +37,10 @@ class TorchRuntime:
         pad_token_id: fills padded places.
         packed: run without padding; ``None`` decides by the family.
         max_tokens: the longest text that will be read, where rotary frequencies depend on it.
+        attention: of a decoder, other than that it was trained with; ``None``: as the directory says.
 
     Raises:
-        ModelError: the directory is damaged; the model does not read both ways.
+        ModelError: the directory is damaged; a late token changes no early state, or does under causal attention.
         InputError: a device that is not there, a precision that is not known.
         MissingExtraError: torch is not installed.
     """
@@ -56,19 +57,22 @@ class TorchRuntime:
         pad_token_id: int = 0,
         packed: bool | None = None,
         max_tokens: int | None = None,
+        attention: Attention | None = None,
     ) -> None:
         self.precision, dtype, self.device = settle_torch(precision, device, threads)
         from diffembed.models.attention import PACKED
-        from diffembed.models.backbone import require_bidirectional
+        from diffembed.models.backbone import require_attention, set_causal
         from diffembed.models.pretrained import load_source
 
         source = find_source(root)
         self.packed = source.model_type in FAMILIES if packed is None else packed
-        attention = PACKED if self.packed else "eager" if source.model_type in EAGER else "sdpa"
-        model = load_source(source, attn_implementation=attention, dtype=dtype, max_tokens=max_tokens)
-        if self.device != "cpu":  # other kernels run there than those that were probed on loading
+        kernel = PACKED if self.packed else "eager" if source.model_type in EAGER else "sdpa"
+        model = load_source(source, attn_implementation=kernel, dtype=dtype, max_tokens=max_tokens)
+        if attention is not None:
+            set_causal(model, attention == "causal")
+        if self.device != "cpu" or attention is not None:  # what was probed on loading runs on other kernels
             model.to(self.device)  # type: ignore[arg-type]
-            require_bidirectional(model)
+            require_attention(model, causal=model.config.is_causal is True)
         self._model = model
         self._pad = pad_token_id
 

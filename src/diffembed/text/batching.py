@@ -8,12 +8,15 @@ with a span a chunk. Spans are made here, while tokenizing, and never found agai
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
+Pooling = Literal["mean", "last", "mask"]
+"""What of a span becomes its vector: the mean over its tokens, its last token, or a mask token that ends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,21 @@ def pack(sequences: Sequence[TokenizedSequence]) -> PackedBatch:
         for start, end in s.spans
     ]
     return PackedBatch(token_ids, position_ids, cu_seqlens, np.array(spans, dtype=np.int64).reshape(-1, 2))
+
+
+def read_out(batch: PackedBatch, pooling: str) -> PackedBatch:
+    """The batch with the spans that a model of this ``pooling`` averages: whole ones, or the last token of each.
+
+    A model that reads a mask token has one at the end of every text and chunk, so that its last token is the mask.
+
+    >>> b = pack([TokenizedSequence((5, 6, 7), ((0, 3),)), TokenizedSequence((8, 9), ((0, 1), (1, 2)))])
+    >>> read_out(b, "last").spans.tolist()
+    [[2, 3], [3, 4], [4, 5]]
+    """
+    if pooling not in ("last", "mask"):
+        return batch
+    ends = batch.spans[:, 1:]
+    return replace(batch, spans=np.concatenate([ends - 1, ends], axis=1))
 
 
 def joined(batches: Sequence[PackedBatch]) -> PackedBatch:

@@ -15,6 +15,7 @@ from diffembed.training.configs import (
     ModelShape,
     SourceConfig,
     StageConfig,
+    StageKind,
 )
 from diffembed.training.ranges import CHECKPOINT, MERGE, MINE, RUN, SHAPE, SOURCE, STAGE, check_ranges
 
@@ -37,6 +38,7 @@ _ONLY_FOR: dict[tuple[str, ...], tuple[str, ...]] = {
     CONTRASTIVE: (
         *("temperature", "margin", "query_negatives", "similarity", "quantize", "binary_weight", "memory_tokens"),
         *("teacher", "distill", "distill_weight", "teacher_temperature"),
+        *("pooling", "attention"),
     ),
 }
 _ASKED = ("instruction", "instruction_format")
@@ -93,6 +95,15 @@ def check_fit(stage: StageConfig, hidden_size: int, max_tokens: int) -> None:
             f"stage '{stage.name}' has sequence_tokens = {stage.sequence_tokens}; the model reads max_tokens "
             f"{max_tokens}: give no more than that"
         )
+
+
+def keys_for_others(kind: StageKind) -> list[str]:
+    """The keys that only stages of other kinds have.
+
+    >>> "mask_rate" in keys_for_others("diffusion"), "mask_rate" in keys_for_others("mntp")
+    (True, False)
+    """
+    return [name for kinds, names in _ONLY_FOR.items() if kind not in kinds for name in names]
 
 
 def _check_keys(stage: StageConfig, path: str) -> None:
@@ -224,6 +235,18 @@ def _check_objective(recipe: Recipe, stage: StageConfig, path: str) -> None:
     if stage.distill == "chunks" and stage.teacher and stage.kind != "contextual":
         raise RecipeError(
             f'{where} is {stage.kind}; distill = "chunks" judges the chunks of a document: contextual only'
+        )
+    if stage.pooling != "mean" and stage.lexical_start:
+        raise RecipeError(
+            f"{where} has lexical_start, a bag of words that only its mean can show, and pooling = "
+            f'"{stage.pooling}"; leave one of them out'
+        )
+    if stage.pooling == "mask" and any(
+        source.chunk_tokens or min(source.query_tokens, source.document_tokens) < 2 for source in stage.source
+    ):
+        raise RecipeError(
+            f'{where} has pooling = "mask", whose token ends every text and chunk: no source can cut chunks anew '
+            "(chunk_tokens), and query_tokens and document_tokens must be at least 2"
         )
     usual = {f.name: f.default for f in fields(StageConfig)}
     if stage.kind in CONTRASTIVE and not stage.teacher:

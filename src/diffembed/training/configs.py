@@ -9,8 +9,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from diffembed.models.checkpoint import Attention
 from diffembed.objectives.denoising import Weighting
 from diffembed.objectives.schedules import Draw, Schedule
+from diffembed.text.batching import Pooling
 from diffembed.vectors.quantize import Quantizer
 
 StageKind = Literal["causal", "diffusion", "mntp", "pair", "contextual", "triplet", "merge"]
@@ -146,7 +148,8 @@ class StageConfig:
     """One stage: an objective, its data, its optimiser.
 
     ``parent`` names the stage whose weights it starts from, by default the one before; ``"[model]"`` is what the recipe
-    begins with, so that one recipe can hold several trainings of it.
+    begins with, so that one recipe can hold several trainings of it. Stages of one ``order`` read the same sources in
+    the same order, as comparisons need; by default every stage has an order of its own.
 
     ``batch`` counts tokens for stages that model language, rows (pairs, triplets, documents) for contrastive ones; a
     source may ask for another. ``micro_tokens`` bounds the tokens of one forward pass. Steps of a contrastive stage up
@@ -154,6 +157,10 @@ class StageConfig:
 
     ``windows`` of a language-model stage: ``random`` takes one source a step and one window at a random place of each
     text; ``all`` takes every window of every document, from all sources in every step.
+
+    ``pooling`` and ``attention`` of contrastive stages are the model's own from then on: the vector of a text or chunk
+    is the ``mean`` of its tokens' states, the state of its ``last`` token, or of a ``mask`` token that is put after it;
+    under ``causal`` attention a token sees what stands before it.
 
     The objective of contrastive stages (``objectives/contrastive.py``, ``contextual.py``): ``temperature``; ``margin``
     (by default 0.1 for ``pair`` and ``contextual``, none for ``triplet``); ``query_negatives`` (by default all but
@@ -236,6 +243,14 @@ class StageConfig:
     parents: tuple[str, ...] = ()
     method: Literal["slerp", "linear", "soup"] = "slerp"
     sweep: tuple[float, ...] = (0.5,)
+    pooling: Pooling = "mean"
+    attention: Attention = "bidirectional"
+    order: str = ""
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only what stands before it while the stage trains."""
+        return self.kind == "causal" or self.attention == "causal"
 
     @property
     def predicts_next(self) -> bool:

@@ -32,6 +32,7 @@ class ContrastiveData:
     Args:
         stage, data_root, seed: with the files, all that the batches depend on.
         end_token_id: stands between the chunks of a document.
+        mask_token_id: ends every text and chunk where the stage pools a mask token.
         max_tokens: that the model reads.
         cache: a folder that keeps the counts of files from one run to the next (see ``count_files``).
         report: told of rows that are left out, of duplicates, and how often each source is read.
@@ -48,12 +49,14 @@ class ContrastiveData:
         seed: int,
         *,
         end_token_id: int,
+        mask_token_id: int,
         max_tokens: int,
         cache: Path | None = None,
         report: Report | None = None,
     ) -> None:
         self.stage, self.tokenizer = stage, tokenizer
         self.end_token_id, self.max_tokens = end_token_id, max_tokens
+        self._readout = [mask_token_id] if stage.pooling == "mask" else []
         self.seed = stage_seed(seed, stage)
         self.sources = [_read(s, data_root, self.seed + i, cache, report) for i, s in enumerate(stage.source)]
         counts = [
@@ -85,7 +88,7 @@ class ContrastiveData:
             source.draws(start, count),
             self.stage,
             config,
-            self._tokenize,
+            self._read,
             end_token_id=self.end_token_id,
             max_tokens=self.max_tokens,
             rng=rng,
@@ -95,10 +98,20 @@ class ContrastiveData:
         self, config: SourceConfig, source: TextSource | LanguageMix, start: int, count: int, rng: np.random.Generator
     ) -> ContrastiveBatch:
         drawn = list(source.draws(start, count))
-        limit = min(config.document_tokens, self.max_tokens)
+        limit = min(config.document_tokens, self.max_tokens) - len(self._readout)
+        longest = config.query_tokens - len(self._readout)
         windows, _ = self._tokenize([window(t.text, limit * 6, rng) for t in drawn], limit)
-        queries, documents = _cut_spans(windows, config, rng)
+        spans = _cut_spans(windows, longest, config.remove_span, rng)
+        queries, documents = (list(map(self._ended, cut)) for cut in spans)
         return from_tokens(queries, documents, config, origins=[t.origin for t in drawn], cut=0)
+
+    def _read(self, texts: list[str], limit: int) -> tuple[list[list[int]], int]:
+        """As ``_tokenize``, with the mask token that is pooled at the end of every text that has tokens."""
+        found, cut = self._tokenize(texts, limit - len(self._readout))
+        return list(map(self._ended, found)), cut
+
+    def _ended(self, ids: list[int]) -> list[int]:
+        return ids + self._readout if ids else ids
 
     def _tokenize(self, texts: list[str], limit: int) -> tuple[list[list[int]], int]:
         return tokenized(self.tokenizer, texts, limit)
@@ -155,15 +168,15 @@ def _read(config: SourceConfig, data_root: Path, seed: int, cache: Path | None, 
 
 
 def _cut_spans(
-    windows: list[list[int]], config: SourceConfig, rng: np.random.Generator
+    windows: list[list[int]], query_tokens: int, remove_span: float, rng: np.random.Generator
 ) -> tuple[list[list[int]], list[list[int]]]:
     """A short span of each window as query; the window, with or without it, as document (inverse cloze task)."""
     queries, documents = [], []
     for ids in windows:
-        longest = max(1, min(config.query_tokens, len(ids) // 2))
+        longest = max(1, min(query_tokens, len(ids) // 2))
         length = int(rng.integers(min(3, longest), longest + 1))
         start = int(rng.integers(0, max(1, len(ids) - length + 1)))
         queries.append(ids[start : start + length])
-        remove = len(ids) > 2 * length and rng.random() < config.remove_span
+        remove = len(ids) > 2 * length and rng.random() < remove_span
         documents.append(ids[:start] + ids[start + length :] if remove else ids)
     return queries, documents

@@ -62,7 +62,19 @@ def estimate_recipe(path: Path, *, kinds: tuple[str, ...] | None = None) -> Reci
     stages = [s for s in recipe.stage if kinds is None or s.kind in kinds]
     if not stages:
         raise RecipeError(f"the recipe has no stage of kind {' or '.join(kinds or ())}; use diffembed train")
-    embedder, label = meta_model(recipe, path.resolve().parent)
+    return estimate_stages(recipe, path.resolve().parent, stages)
+
+
+def estimate_stages(recipe: Recipe, folder: Path, stages: Sequence[StageConfig]) -> RecipeEstimate:
+    """A dry run of stages of a recipe that need not be a file, nor hold the stages.
+
+    Args:
+        folder: where the recipe's relative paths start.
+
+    Raises:
+        RecipeError, ModelError: as :func:`estimate_recipe`.
+    """
+    embedder, label = meta_model(recipe, folder)
     config = embedder.backbone.config
     given = recipe.model.max_tokens
     max_tokens = int(given or config.max_position_embeddings)
@@ -75,7 +87,7 @@ def estimate_recipe(path: Path, *, kinds: tuple[str, ...] | None = None) -> Reci
     for stage in stages:
         trained = embedder
         if stage.lora_rank:  # adapters stay in the model that they are put into
-            trained, _ = meta_model(recipe, path.resolve().parent)
+            trained, _ = meta_model(recipe, folder)
             with torch.device("meta"):
                 add_adapters(trained, stage, recipe.run.seed)
         keep = recipe.run.keep
@@ -184,13 +196,13 @@ def _merge(stage: StageConfig, parameters: int) -> StageEstimate:
 
 def _operations(embedder: Embedder, stage: StageConfig, loads: Sequence[_Load]) -> tuple[_Floats, _Floats]:
     """Of a step of each source: as MFU counts them, and those of passes forward that are made again."""
-    causal = stage.kind == "causal"
-    cost = step_cost(embedder, causal=causal)
-    forward = step_cost(embedder, causal=causal, backward=False)
+    cost = step_cost(embedder, causal=stage.causal)
+    forward = step_cost(embedder, causal=stage.causal, backward=False)
+    parent = step_cost(embedder, causal=True, backward=False)
     once, again = [], []
     for load in loads:
         cached = stage.kind not in PRETRAINING and load.tokens > stage.memory_tokens
-        once.append(cost.of(load.lengths, load.targets))
+        once.append(cost.of(load.lengths, load.targets) + (parent.of(load.lengths, 0) if stage.alignment_weight else 0))
         again.append(forward.of(load.lengths, 0) * (stage.gradient_checkpointing + cached))
     return np.array(once), np.array(again)
 
@@ -272,6 +284,4 @@ def _notes(stage: StageConfig) -> list[str]:
         notes.append(f"without the teacher {stage.teacher}")
     if stage.mine:
         notes.append("without mining its negatives")
-    if stage.alignment_weight:
-        notes.append("without the frozen parent's passes in the operations")
     return notes

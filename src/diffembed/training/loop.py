@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from diffembed.errors import StoppedError, TrainingError
+from diffembed.errors import StoppedError, TrainingError, UnfinishedError
 from diffembed.models.embedder import Embedder
 from diffembed.models.files import atomic_file
 from diffembed.training.configs import RunConfig, StageConfig
@@ -138,6 +138,7 @@ def train(
     watch: Callable[[Progress], None] | None = None,
     measure: Callable[[], dict[str, float]] | None = None,
     peak: float = 0.0,
+    until: float = math.inf,
 ) -> dict[str, Any]:
     """Run ``stage`` to its last step, from its last checkpoint if there is one.
 
@@ -150,26 +151,30 @@ def train(
         watch: told of every logged step; without it a line is reported.
         measure: held-out figures of ``embedder``, asked of rank 0 every ``run.held_out_every`` steps but the last.
         peak: operations a second of one process at best; 0: the log has no MFU.
+        until: stop after the step that is under way at this ``time.monotonic()``.
 
     Returns:
-        steps, tokens and seconds of training (all attempts together) and the last loss.
+        steps, tokens, operations (``flops``) and seconds of training (all attempts together) and the last loss.
 
     Raises:
         TrainingError: a loss that is not finite, named with its step and texts, or a checkpoint that cannot be written;
             the last one stays whole.
         StoppedError: SIGTERM came; the step was finished and its checkpoint written.
+        UnfinishedError: it was ``until``; likewise.
     """
     model, optimizer = machine.prepare(_Routed(embedder).to(machine.device), make_optimizer(embedder, stage))
     found = load_state(folder / STATE, embedder, optimizer, expected, report)
     start, spent, tokens, loss = 0, 0.0, 0, None
+    flops = 0.0
     if found:
         start, spent, tokens, loss = (found[key] for key in ("step", "seconds", "tokens", "loss"))
+        flops = found.get("flops", 0.0)  # which older checkpoints did not count
     if start:
         report(f"{stage.name}: going on after step {start} of {stage.steps}")
     metrics = Metrics(folder, start, tensorboard=run.tensorboard) if machine.main else None
     bad = None
     begun = saved = shown = time.monotonic()
-    shown_tokens, shown_flops = tokens, 0.0
+    shown_tokens, shown_flops = tokens, flops
     embedder.train()
     with metrics or nullcontext(), _terminated() as stop, _planned(plan, start, stage.steps) as steps:
         for number, step in steps:
@@ -178,14 +183,15 @@ def train(
                 group["lr"] = rate * group["scale"]
             torch.manual_seed(_step_seed(run.seed, number, machine.rank))
             own, norm = _gradients(model, optimizer, step.parts, machine, stage.clip)
-            overdue = machine.main and time.monotonic() - saved >= run.save_seconds
-            loss, stopping, due = machine.total([own, stop.is_set(), overdue])
+            now = time.monotonic()
+            overdue = machine.main and now - saved >= run.save_seconds
+            loss, stopping, late, due = machine.total([own, stop.is_set(), now >= until, overdue])
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 bad = number, step, loss, norm
                 break
             optimizer.step()
             tokens += step.facts["tokens"]
-            shown_flops += step.flops
+            flops += step.flops
             now, done = time.monotonic(), number + 1
             last = done == stage.steps
             figures: dict[str, float] = {}
@@ -196,14 +202,15 @@ def train(
                 now, begun, shown = now + pause, begun + pause, shown + pause
             if metrics and (number % run.log_every == 0 or last or figures):
                 took = max(1e-9, now - shown)
-                speed, mfu = (tokens - shown_tokens) / took, shown_flops / took / (peak * machine.world or math.inf)
+                speed = (tokens - shown_tokens) / took
+                mfu = (flops - shown_flops) / took / (peak * machine.world or math.inf)
                 left = (stage.steps - done) * (now - begun) / (done - start)
                 row = {"step": number, "loss": loss, "grad_norm": norm, "lr": rate, "tokens_per_s": speed}
                 metrics.write(row | ({"mfu": mfu} if peak else {}) | step.facts | figures)
                 (watch or _lines(report, rate, norm))(Progress(stage.name, done, stage.steps, loss, speed, left, mfu))
-                shown, shown_tokens, shown_flops = now, tokens, 0.0
-            if last or stopping or due:
-                body = {**expected, "seconds": spent + now - begun, "tokens": tokens, "loss": loss}
+                shown, shown_tokens, shown_flops = now, tokens, flops
+            if last or stopping or late or due:
+                body = {**expected, "seconds": spent + now - begun, "tokens": tokens, "flops": flops, "loss": loss}
                 save_state(folder / STATE, embedder, optimizer, done, body, keep=run.keep, machine=machine)
                 saved = time.monotonic()
             if stopping:
@@ -211,6 +218,8 @@ def train(
                     f"stopped by SIGTERM after step {done} of {stage.steps} of stage '{stage.name}'; its checkpoint is "
                     "written: run the same command to go on"
                 )
+            if late and not last:
+                raise UnfinishedError(f"the time is over after step {done} of {stage.steps} of stage '{stage.name}'")
     if bad:  # asked for here, where no other thread reads the sources
         raise TrainingError(_bad_step(stage, *bad, folder, machine))
     embedder.eval()
@@ -218,6 +227,7 @@ def train(
     return {
         "steps": stage.steps,
         "tokens": tokens,
+        "flops": flops,
         "seconds": round(spent + time.monotonic() - begun, 1),
         "loss": loss,
     }

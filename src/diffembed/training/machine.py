@@ -26,8 +26,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from diffembed.errors import ModelError, TrainingError
-from diffembed.models.backbone import probe_direction, require_bidirectional
+from diffembed.errors import TrainingError
+from diffembed.models.backbone import require_attention
 from diffembed.training.configs import RunConfig
 
 PATIENCE = timedelta(hours=3)  # the others wait while rank 0 trains a tokenizer, scores or exports
@@ -183,19 +183,13 @@ def probe_as_trained(model: PreTrainedModel, machine: Machine, *, causal: bool) 
         output.last_hidden_state = output.last_hidden_state.to(machine.dtype)
         return output
 
-    def probe() -> None:
-        if not causal:
-            require_bidirectional(model)
-        elif probe_direction(model):
-            raise ModelError("the stage is causal, but a late token changes an early state of its backbone")
-
-    probe()
+    require_attention(model, causal=causal)
     if machine.dtype == torch.float32:
         return
     hook = model.register_forward_hook(rounded)  # autocast leaves states float32; the probe's bound goes by their type
     try:
         with machine.autocast():
-            probe()
+            require_attention(model, causal=causal)
     finally:
         hook.remove()
 

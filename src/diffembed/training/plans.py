@@ -23,7 +23,7 @@ from diffembed.training.loop import Step
 from diffembed.training.machine import Machine
 from diffembed.training.share import deal, deal_spans
 from diffembed.training.teacher import Teacher
-from diffembed.training.throughput import StepCost
+from diffembed.training.throughput import StepCost, step_cost
 
 
 def language_plan(
@@ -35,8 +35,13 @@ def language_plan(
     cost: StepCost,
     teacher: PreTrainedModel | None = None,
 ) -> Callable[[int], Step]:
-    """Steps of a language-model stage: what to mask is drawn for the whole step, then the sequences are dealt out."""
+    """Steps of a language-model stage: what to mask is drawn for the whole step, then the sequences are dealt out.
+
+    Args:
+        teacher: the frozen parent that states are aligned to; its passes count among the operations.
+    """
     objective = make_objective(stage, mask_token_id)
+    reading = step_cost(Embedder(teacher), causal=True, backward=False) if teacher is not None else None
 
     def loss(targets: Targets, total: float, embedder: Embedder) -> Tensor:
         return next(
@@ -52,7 +57,7 @@ def language_plan(
         own = deal(planned, rank=machine.rank, world=machine.world, micro_tokens=stage.micro_tokens)
         lengths = np.concatenate([t.batch.lengths for t in planned]) if planned else np.zeros(0, np.int64)
         facts = {"tokens": int(lengths.sum()), "source": data.source_of(step)}
-        flops = cost.of(lengths, sum(len(t.rows) for t in planned))
+        flops = cost.of(lengths, sum(len(t.rows) for t in planned)) + (reading.of(lengths, 0) if reading else 0.0)
         return Step([partial(loss, t, total) for t in own], facts, flops, partial(data.origins, step))
 
     return plan

@@ -35,6 +35,7 @@ class Products:
 
     Attributes:
         folder: the recipe's own; ``output`` holds the stages, ``into`` the finished model.
+        command: that makes them.
     """
 
     recipe: Recipe
@@ -44,6 +45,7 @@ class Products:
     into: Path
     data_root: Path
     report: Report
+    command: str
 
     def dims(self, stage: StageConfig) -> tuple[int, ...]:
         """Matryoshka widths of a contrastive stage, the hidden size always among them."""
@@ -63,6 +65,8 @@ class Products:
             pad_token_id=base.pad_token_id,
             eot_token_id=base.eot_token_id,
             contextual=trained and stage is not None and stage.kind == "contextual",
+            pooling=stage.pooling if stage else "mean",
+            attention=stage.attention if stage else "bidirectional",
             quantizer="none" if plain else "tanh-int8",
             normalize=plain,
             shift=self.recipe.shift_after(stage, base.shift),
@@ -90,7 +94,7 @@ class Products:
             "seed": self.recipe.run.seed,
             "data": dict(data),
             "versions": {"diffembed": __version__, "torch": torch.__version__, "python": platform.python_version()},
-            "command": f"diffembed train runs/{self.recipe.run.name}.toml",
+            "command": self.command,
         }
 
     def _earlier(self, parents: tuple[StageConfig, ...]) -> list[dict[str, Any]]:

@@ -10,8 +10,9 @@ OUTPUT/STAGE/scores.json  held-out losses and nDCG@10 before and after
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,22 +80,59 @@ def run_recipe(
         StoppedError: SIGTERM came while a stage trained.
     """
     path = Path(path)
-    return _Run(read_recipe(path), path.resolve().parent, report, watch).run(kinds, resume)
+    recipe = read_recipe(path)
+    stages = [s for s in recipe.stage if kinds is None or s.kind in kinds]
+    if not stages:
+        raise RecipeError(f"the recipe has no stage of kind {' or '.join(kinds or ())}; use diffembed train")
+    return _Run(recipe, path.resolve().parent, report, watch).run(stages, resume=resume, export=kinds is None)
+
+
+def run_stages(
+    recipe: Recipe,
+    folder: Path,
+    names: Sequence[str],
+    *,
+    command: str,
+    until: float = math.inf,
+    report: Report = _stderr,
+    watch: Callable[[Progress], None] | None = None,
+) -> RunReport:
+    """Run some stages of a recipe that need not be a file; nothing is exported.
+
+    Args:
+        recipe: checked (``check_recipe``).
+        folder: where its relative paths start.
+        names: of the stages, parents before children; those before them must be complete.
+        command: that began all this, for the manifests.
+        until: ``time.monotonic()`` at which to stop.
+        report, watch: as of :func:`run_recipe`.
+
+    Raises:
+        UnfinishedError: it was ``until``, and the checkpoint is written. Else as :func:`run_recipe`.
+    """
+    stages = [s for s in recipe.stage if s.name in names]
+    return _Run(recipe, folder, report, watch, until, command).run(stages, resume=True, export=False)
 
 
 class _Run:
-    def __init__(self, recipe: Recipe, folder: Path, report: Report, watch: Callable[[Progress], None] | None) -> None:
-        self.recipe, self.folder, self.report, self.watch = recipe, folder, report, watch
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        report: Report,
+        watch: Callable[[Progress], None] | None,
+        until: float = math.inf,
+        command: str = "",
+    ) -> None:
+        self.recipe, self.folder, self.report, self.watch, self.until = recipe, folder, report, watch, until
+        self.command = command or f"diffembed train runs/{recipe.run.name}.toml"
         self.output = (folder / recipe.run.output).resolve()
         self.data_root = (folder / recipe.run.data_root).resolve()
         self.into = (folder / recipe.export.into).resolve() if recipe.export.into else self.output / "final"
         if not self.data_root.is_dir():
             raise RecipeError(f"data_root {self.data_root} is not a folder; correct it in the recipe")
 
-    def run(self, kinds: tuple[str, ...] | None, resume: bool) -> RunReport:
-        stages = [s for s in self.recipe.stage if kinds is None or s.kind in kinds]
-        if not stages:
-            raise RecipeError(f"the recipe has no stage of kind {' or '.join(kinds or ())}; use diffembed train")
+    def run(self, stages: list[StageConfig], *, resume: bool, export: bool) -> RunReport:
         self.machine = settle_machine(self.recipe.run)
         if not self.machine.main:
             self.report = lambda _: None
@@ -108,7 +146,7 @@ class _Run:
         for stage in stages:
             check_fit(stage, self.base.hidden_size, self.base.max_tokens)
         self.products = Products(
-            self.recipe, self.base, self.folder, self.output, self.into, self.data_root, self.report
+            self.recipe, self.base, self.folder, self.output, self.into, self.data_root, self.report, self.command
         )
         if self.machine.main:
             self.products.score_untrained()
@@ -116,7 +154,7 @@ class _Run:
             self._stage(stage, resume)
         scores = self.products.all_scores(stages)
         model = self.output / stages[-1].name / "model"
-        if kinds is None:
+        if export:
             if self.machine.main:
                 self.products.export(stages[-1], scores)
             self.machine.wait()
@@ -143,7 +181,7 @@ class _Run:
             return
         embedder = self._start(stage)
         self._report_shift(stage)
-        probe_as_trained(embedder.backbone, machine, causal=stage.kind == "causal")
+        probe_as_trained(embedder.backbone, machine, causal=stage.causal)
         with machine.main_first():  # rank 0 mines and counts, the others read what it wrote
             data = self._data(stage)
         if stage.lexical_start:
@@ -157,7 +195,7 @@ class _Run:
         tuner = add_adapters(embedder, stage, self.recipe.run.seed) if stage.lora_rank else None
         if stage.gradient_checkpointing:
             recompute_activations(embedder.backbone, True)
-        cost = step_cost(embedder, causal=stage.kind == "causal")
+        cost = step_cost(embedder, causal=stage.causal)
         plan: Callable[[int], Step]
         if isinstance(data, ContrastiveData):
             teacher = Teacher(self._teacher(stage), self.base.tokenizer) if stage.teacher else None
@@ -179,6 +217,7 @@ class _Run:
             watch=self.watch if machine.main else None,
             measure=partial(self._held_out, stage, embedder, held_out) if stage.kind in PRETRAINING else None,
             peak=self._peak(stage, embedder),
+            until=self.until,
         )
         if machine.main:
             self._finish(stage, embedder, tuner, data, facts, held_out, before)
@@ -213,6 +252,7 @@ class _Run:
             self.data_root,
             seed,
             end_token_id=base.eot_token_id,
+            mask_token_id=base.mask_token_id,
             max_tokens=base.max_tokens,
             cache=cache,
             report=self.report,
@@ -253,7 +293,8 @@ class _Run:
             embedder = Embedder(loaded.model, loaded.head)
         if stage.kind in CONTRASTIVE:
             embedder.head = None  # nothing is predicted: an output matrix of its own would learn nothing
-        set_causal(embedder.backbone, stage.kind == "causal")
+        embedder.pooling = stage.pooling
+        set_causal(embedder.backbone, stage.causal)
         return embedder.to(self.machine.device)
 
     def _report_shift(self, stage: StageConfig) -> None:

@@ -39,7 +39,8 @@ def retrieval_scores(model: Path, data_root: Path, score: ScoreConfig, report: R
 
     Contextual sets and the sections of long documents count twice: chunks read alone, and together (``NAME late``).
     """
-    from diffembed.evaluation.retrieval import evaluate_encoder, load_encoder
+    from diffembed.evaluation.ranker import load_encoder
+    from diffembed.evaluation.retrieval import evaluate_encoder
 
     write_graphs(model, ("fp32",), report)
     encoder = load_encoder(str(model))

@@ -45,7 +45,7 @@ class Teacher:
     """
 
     def __init__(self, model: str, tokenizer: Tokenizer) -> None:
-        from diffembed.evaluation.retrieval import load_encoder
+        from diffembed.evaluation.ranker import load_encoder
 
         self.model, self.tokenizer = model, tokenizer
         self._encoder = load_encoder(model)

@@ -43,5 +43,5 @@ class Turns:
 
 
 def stage_seed(seed: int, stage: StageConfig) -> int:
-    """The seed of a stage's data: stages of one run read in orders of their own."""
-    return int(np.random.default_rng((seed, *stage.name.encode())).integers(2**31))
+    """The seed of a stage's data: stages of one run read in orders of their own, unless they are of one ``order``."""
+    return int(np.random.default_rng((seed, *(stage.order or stage.name).encode())).integers(2**31))

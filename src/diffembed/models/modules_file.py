@@ -1,0 +1,57 @@
+"""``modules.json`` and its folders: what lets sentence-transformers load a model directory of ours.
+
+A model that reads a mask token after every text has no such form, since the library puts none there: its directory
+goes without these files. Otherwise the library's float32 vectors are ours, causal attention included.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffembed.models.checkpoint import CONFIG_FILE, OURS, WEIGHTS_FILE, ModelConfig
+from diffembed.models.files import write_json
+
+_MODES = {"mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
+
+
+def write_sentence_transformers_files(folder: Path, config: ModelConfig) -> None:
+    """Pooling, then tanh (an identity ``Dense``) or normalisation; nothing where the library cannot pool so."""
+    if config.pooling not in _MODES:
+        return
+    hidden = config.dims[-1]
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    if config.quantizer == "tanh-int8":
+        modules.append(("2_Dense", "Dense"))
+    if config.normalize:
+        modules.append((f"{len(modules)}_Normalize", "Normalize"))
+    entries: list[dict[str, Any]] = [
+        {"idx": i, "name": str(i), "path": sub, "type": f"sentence_transformers.models.{kind}"}
+        for i, (sub, kind) in enumerate(modules)
+    ]
+    entries[0][OURS] = CONFIG_FILE  # sentence-transformers passes over it, and leaves it out when it saves
+    write_json(folder / "modules.json", entries)
+    for sub, _ in modules[1:]:
+        (folder / sub).mkdir(exist_ok=True)
+    modes = {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": False} | {_MODES[config.pooling]: True}
+    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": hidden, **modes})
+    if config.quantizer == "tanh-int8":
+        _write_tanh(folder / "2_Dense", hidden)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": config.max_tokens, "do_lower_case": False})
+    prompts = {"query": config.query_prompt, "document": config.document_prompt}
+    write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine", "prompts": prompts})
+
+
+def _write_tanh(folder: Path, hidden: int) -> None:
+    from safetensors.numpy import save_file
+
+    dense = {
+        "in_features": hidden,
+        "out_features": hidden,
+        "bias": False,
+        "activation_function": "torch.nn.modules.activation.Tanh",
+    }
+    write_json(folder / "config.json", dense)
+    save_file({"linear.weight": np.eye(hidden, dtype=np.float16)}, folder / WEIGHTS_FILE, metadata={"format": "pt"})

@@ -1,0 +1,382 @@
+"""Which results belong together: runs that differ in their seed alone are one system, and systems that were asked the
+same stand side by side.
+
+A *system* is a model with the settings that tell it from the model's other results (``minilm (binary, 128 dims)``). A
+*task* is one with the queries that were asked: other splits, or other rows under the same name, are another task, since
+their scores must not be compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from diffembed.errors import InputError
+from diffembed.evaluation.compare import interval
+from diffembed.evaluation.results import Group, Result, Scores, read_result, result_files
+
+_ASKED = ("split", "split_by", "sections")  # settings that choose the queries: of the task, not of the system
+_SEED = "seed"
+# The orders of study/recipe.py, which needs torch; a test holds them equal.
+BACKBONES = ("causal", "opened", "mntp", "diffusion", "diffusion-noshift", "diffusion-aligned")
+POOLINGS = ("last", "mean", "mask")
+DRAWS = 2000  # of a bootstrap: the ends of an interval move by some percent of its width
+_NAMED = 6  # of what is missing, so many are named in one note
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A group of the queries over the runs.
+
+    Attributes:
+        scores: measure -> mean over the runs.
+        queries: how many there are in it, in all runs together.
+        by_seed: the scores of each run.
+        note: of the groups.
+    """
+
+    scores: Scores
+    queries: int
+    by_seed: tuple[Scores, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One system on one task: a run for each seed.
+
+    Attributes:
+        benchmark, task: of the results; the task with what tells it from others of its name.
+        system: the label of model and settings.
+        measure: which score is compared.
+        runs: the results, one a seed; at least one.
+    """
+
+    benchmark: str
+    task: str
+    system: str
+    measure: str
+    runs: tuple[Result, ...]
+
+    @property
+    def first(self) -> Result:
+        """The first run: model and settings are the same in all, the seed apart."""
+        return self.runs[0]
+
+    @cached_property
+    def by_seed(self) -> tuple[float, ...]:
+        """The score of each run."""
+        return tuple(run.scores[self.measure] for run in self.runs)
+
+    @property
+    def score(self) -> float:
+        """The mean over the runs."""
+        return sum(self.by_seed) / len(self.by_seed)
+
+    @cached_property
+    def by_query(self) -> dict[str, float]:
+        """The score of each query, the mean over the runs that asked it; empty where a run does not tell."""
+        found: dict[str, list[float]] = {}
+        for run in self.runs:
+            if not run.by_query or any(self.measure not in scores for scores in run.by_query.values()):
+                return {}
+            for query, scores in run.by_query.items():
+                found.setdefault(query, []).append(scores[self.measure])
+        return {query: sum(values) / len(values) for query, values in found.items()}
+
+    @cached_property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% bootstrap interval of the score over the queries; ``None`` where they are not told."""
+        if len(self.by_query) < 2:
+            return None
+        found = interval(list(self.by_query.values()), draws=DRAWS)
+        return found.low, found.high
+
+    def parts(self, by: str) -> dict[str, Part]:
+        """The groups of a kind, over the runs."""
+        found: dict[str, list[Group]] = {}
+        for run in self.runs:
+            for group in run.groups:
+                if group.by == by:
+                    found.setdefault(group.value, []).append(group)
+        return {value: _part(groups) for value, groups in found.items()}
+
+
+def _part(groups: Sequence[Group]) -> Part:
+    names = [name for name in groups[0].scores if all(name in group.scores for group in groups)]
+    means = {name: sum(group.scores[name] for group in groups) / len(groups) for name in names}
+    notes = "; ".join(dict.fromkeys(group.note for group in groups if group.note))
+    return Part(means, sum(group.queries for group in groups), tuple(group.scores for group in groups), notes)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All results of a report.
+
+    Attributes:
+        scored: in the order of the files.
+        notes: what a reader must know of them: what is missing, given twice or not comparable.
+        files: what was read.
+    """
+
+    scored: tuple[Scored, ...]
+    notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Names of the benchmarks."""
+        return list(dict.fromkeys(one.benchmark for one in self.scored))
+
+    @property
+    def results(self) -> list[Result]:
+        """Every run."""
+        return [run for one in self.scored for run in one.runs]
+
+    def of(self, benchmark: str) -> list[Scored]:
+        """What was scored on a benchmark."""
+        return [one for one in self.scored if one.benchmark == benchmark]
+
+    def tasks(self, benchmark: str) -> list[str]:
+        """Names of its tasks, in natural order."""
+        return sorted({one.task for one in self.of(benchmark)}, key=natural)
+
+    def systems(self, benchmark: str | None = None) -> list[str]:
+        """Labels of the systems, those of one model next to each other, cells of a study in its own order."""
+        order: dict[str, list[str]] = {}
+        for one in sorted(self.scored, key=lambda one: studied_place(one.first.settings)):
+            if benchmark in (None, one.benchmark):
+                order.setdefault(one.first.model, []).append(one.system)
+        return list(dict.fromkeys(name for names in order.values() for name in sorted(set(names), key=natural)))
+
+    def at(self, benchmark: str, task: str, system: str) -> Scored | None:
+        """One of them."""
+        return self._by_place.get((benchmark, task, system))
+
+    @cached_property
+    def _by_place(self) -> dict[tuple[str, str, str], Scored]:
+        return {(one.benchmark, one.task, one.system): one for one in self.scored}
+
+    def common(self, benchmark: str) -> list[str]:
+        """The tasks on which every system of the benchmark was scored."""
+        systems = self.systems(benchmark)
+        return [t for t in self.tasks(benchmark) if all(self.at(benchmark, t, s) is not None for s in systems)]
+
+
+def read_collection(places: Sequence[Path]) -> Collection:
+    """Read result files and folders of them.
+
+    Raises ``InputError`` for what is no result, or of another version (see ``read_result``), and for two results of one
+    model, task and settings whose scores differ.
+    """
+    files = result_files(places)
+    return collect([(read_result(file), str(file)) for file in files], files)
+
+
+def collect(results: Sequence[tuple[Result, str]], files: Sequence[Path] = ()) -> Collection:
+    """Put results together; each comes with where it is from, for messages."""
+    kept, notes = _once(results)
+    tasks = _task_labels(kept)
+    names = _short_names(result.model for result in kept)
+    told = {(b, m): _telling(kept, b, m) for b, m in {(result.benchmark, result.model) for result in kept}}
+    grouped: dict[tuple[str, str, str], list[Result]] = {}
+    for result, task in zip(kept, tasks, strict=True):
+        keys, revised = told[result.benchmark, result.model]
+        system = _system(names[result.model], result, keys, revised)
+        grouped.setdefault((result.benchmark, task, system), []).append(result)
+    scored = []
+    measures = _measures(grouped)
+    for (benchmark, task, system), runs in grouped.items():
+        measure = measures[benchmark, task]
+        if any(measure not in run.scores for run in runs):
+            others = ", ".join(runs[0].scores)
+            notes.append(f"{benchmark}: {system} has no {measure} on {task}, only {others}; it is left out there")
+            continue
+        scored.append(Scored(benchmark, task, system, measure, tuple(runs)))
+    notes += _same_weights(kept)
+    collection = Collection(tuple(scored), files=tuple(files))
+    return Collection(collection.scored, (*notes, *_missing(collection)), collection.files)
+
+
+def studied_place(settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Where a cell of a study stands: backbones and poolings as ``diffembed study`` orders them, others after them.
+
+    >>> studied_place({"backbone": "mntp", "pooling": "mean"}), studied_place({"dtype": "int8"})
+    ((2, 1), (6, 3))
+    """
+    orders = ((BACKBONES, settings.get("backbone")), (POOLINGS, settings.get("pooling")))
+    backbone, pooling = (known.index(value) if value in known else len(known) for known, value in orders)
+    return backbone, pooling
+
+
+def natural(text: str) -> tuple[object, ...]:
+    """A key that orders numbers, and numbers in names, by size.
+
+    >>> sorted(["k-1024", "k-256", "k", "a (64 dims)", "a (512 dims)"], key=natural)
+    ['a (64 dims)', 'a (512 dims)', 'k', 'k-256', 'k-1024']
+    >>> sorted(["0.5", "4096", "0.25", "512"], key=natural)
+    ['0.25', '0.5', '512', '4096']
+    """
+    if re.fullmatch(r"\d+\.\d+", text):
+        return ((0, 0, ""), (1, float(text), ""), (0, 0, ""))
+    pieces = re.split(r"(\d+)", text.casefold())
+    return tuple((1, int(piece), "") if piece.isdecimal() else (0, 0, piece) for piece in pieces)
+
+
+def _once(results: Sequence[tuple[Result, str]]) -> tuple[list[Result], list[str]]:
+    """Each result once, and a note for one that was given twice."""
+    seen: dict[str, tuple[Result, str]] = {}
+    notes = []
+    for result, source in results:
+        settings = sorted((name, repr(value)) for name, value in result.settings.items())
+        key = repr((result.benchmark, result.task, result.model, result.revision, settings, _rows(result)))
+        if key not in seen:
+            seen[key] = result, source
+            continue
+        before, where = seen[key]
+        if before.scores != result.scores:
+            raise InputError(
+                f"{where} and {source} both hold {result.label} with the same settings, and their scores differ "
+                f"({before.main} {before.score:.4f}, {result.main} {result.score:.4f}); leave one of them out"
+            )
+        notes.append(f"{where} and {source} hold the same result, {result.label}; it counts once")
+    return [result for result, _ in seen.values()], notes
+
+
+def _task_labels(results: Sequence[Result]) -> list[str]:
+    """The task of each result: with the split, and with the data's hash, where its name stands for several."""
+    asked: dict[tuple[str, str], set[str]] = {}
+    rows: dict[tuple[str, str, str, str], set[str]] = {}
+    for result in results:
+        asked.setdefault((result.benchmark, result.task), set()).add(_asked(result))
+        rows.setdefault(_asked_with_seed(result), set()).add(_rows(result))
+    labels = []
+    for result in results:
+        parts = []
+        if len(asked[result.benchmark, result.task]) > 1 and _asked(result):
+            parts.append(_asked(result))
+        if len(rows[_asked_with_seed(result)]) > 1:
+            parts.append(f"rows {_rows(result)[:8] or 'unknown'}")
+        labels.append(f"{result.task} ({', '.join(parts)})" if parts else result.task)
+    return labels
+
+
+def _rows(result: Result) -> str:
+    return str(result.data.get("sha256") or result.data.get("revision") or "")
+
+
+def _asked(result: Result) -> str:
+    return ", ".join(f"{name} {result.settings[name]}" for name in _ASKED if result.settings.get(name) is not None)
+
+
+def _asked_with_seed(result: Result) -> tuple[str, str, str, str]:
+    return result.benchmark, result.task, _asked(result), repr(result.settings.get(_SEED))
+
+
+def _telling(results: Sequence[Result], benchmark: str, model: str) -> tuple[list[str], bool]:
+    """The settings in which results of one model on one task differ, and whether its revisions do."""
+    own = [result for result in results if (result.benchmark, result.model) == (benchmark, model)]
+    keys: dict[str, None] = {}
+    for task in {result.task for result in own}:
+        there = [result.settings for result in own if result.task == task]
+        for name in sorted({name for settings in there for name in settings}):
+            if name not in (_SEED, *_ASKED) and len({repr(settings.get(name)) for settings in there}) > 1:
+                keys[name] = None
+    return sorted(keys), len({result.revision for result in own}) > 1
+
+
+def _system(name: str, result: Result, keys: Sequence[str], revised: bool) -> str:
+    settings = result.settings
+    told = dict.fromkeys(keys) | ({"query_dtype": None} if "dtype" in keys else {})
+    if settings.get("query_dtype") == settings.get("dtype"):
+        told.pop("query_dtype", None)
+    shown = [
+        key for key in (*_WORDS, *sorted(set(told) - set(_WORDS))) if key in told and settings.get(key) is not None
+    ]
+    parts = [_WORDS.get(key, "{key} {value}").format(key=key, value=_plain(settings[key])) for key in shown]
+    parts += [f"revision {result.revision[:8]}"] * revised
+    return f"{name} ({', '.join(parts)})" if parts else name
+
+
+_WORDS = {"dtype": "{value}", "query_dtype": "{value} queries", "dims": "{value} dims"}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _short_names(models: Iterable[str]) -> dict[str, str]:
+    """A path by as many of its last parts as tell it from the others; any other name as it is.
+
+    >>> _short_names(["bm25", "st:org/mini", "/a/x/model", "/a/y/model"])
+    {'bm25': 'bm25', 'st:org/mini': 'st:org/mini', '/a/x/model': 'x/model', '/a/y/model': 'y/model'}
+    """
+    models = list(dict.fromkeys(models))
+    shown = {model: model for model in models}
+    for model in models:
+        prefix, path = ("st:", model[3:]) if model.startswith("st:") else ("", model)
+        if not path.startswith(("/", "./", "../", "~")):
+            continue
+        parts = [part for part in path.split("/") if part not in ("", ".", "..", "~")]
+        for count in range(1, len(parts) + 1):
+            tail = "/".join(parts[-count:])
+            if not any(other != model and ("/" + other).endswith("/" + tail) for other in models):
+                shown[model] = prefix + tail
+                break
+    return shown
+
+
+def _measures(grouped: Mapping[tuple[str, str, str], Sequence[Result]]) -> dict[tuple[str, str], str]:
+    """The main score of each task: what most of its results call so."""
+    votes: dict[tuple[str, str], Counter[str]] = {}
+    for (benchmark, task, _), runs in grouped.items():
+        votes.setdefault((benchmark, task), Counter()).update(run.main for run in runs)
+    return {place: counter.most_common(1)[0][0] for place, counter in votes.items()}
+
+
+def _same_weights(results: Sequence[Result]) -> list[str]:
+    named: dict[str, dict[str, None]] = {}
+    for result in results:
+        named.setdefault(result.revision, {})[result.model] = None
+    return [
+        f"{' and '.join(models)} have the same revision, {revision}: one model under {len(models)} names"
+        for revision, models in named.items()
+        if revision and len(models) > 1
+    ]
+
+
+def _missing(collection: Collection) -> list[str]:
+    """What cannot be compared, because somebody was not asked it."""
+    notes = []
+    for benchmark in collection.benchmarks:
+        tasks, systems = collection.tasks(benchmark), collection.systems(benchmark)
+        for system in systems:
+            lacking = [task for task in tasks if collection.at(benchmark, task, system) is None]
+            if lacking:
+                notes.append(f"{benchmark}: {system} was not scored on {_list(lacking)}")
+        if len(systems) > 1 and not collection.common(benchmark):
+            notes.append(
+                f"{benchmark}: no task was given to all of {_list(systems)}, so there is no mean; "
+                "score what is missing with diffembed evaluate, into the same folder"
+            )
+    models = {b: list(dict.fromkeys(one.first.model for one in collection.of(b))) for b in collection.benchmarks}
+    if len(models) > 1 and not set.intersection(*map(set, models.values())):
+        told = "; ".join(f"{benchmark} has {_list(names)}" for benchmark, names in models.items())
+        notes.append(f"no model was scored on all benchmarks, so they cannot be read side by side: {told}")
+    return notes
+
+
+def _list(names: Sequence[str]) -> str:
+    """
+    >>> _list(["a", "b"]), _list([f"t{i}" for i in range(9)])
+    ('a, b', 't0, t1, t2, t3, t4, t5 and 3 more')
+    """
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
