@@ -140,9 +140,10 @@ class Heat:
 
 @dataclass(frozen=True, slots=True)
 class HeatMap(_Said):
-    """Two settings against each other, a matrix for each task."""
+    """Two settings against each other, a matrix for each task; ``sides`` are the settings of rows and columns."""
 
     panels: tuple[Heat, ...]
+    sides: tuple[str, str]
     rows: tuple[str, ...]
     columns: tuple[str, ...]
 

@@ -8,23 +8,17 @@ their scores must not be compared.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from diffembed.errors import InputError
 from diffembed.evaluation.compare import interval
 from diffembed.evaluation.results import Group, Result, Scores, read_result, result_files
+from diffembed.report.labels import natural, rows_of, studied_place, system_labels, task_labels
 
-_ASKED = ("split", "split_by", "sections")  # settings that choose the queries: of the task, not of the system
-_SEED = "seed"
-# The orders of study/recipe.py, which needs torch; a test holds them equal.
-BACKBONES = ("causal", "opened", "mntp", "diffusion", "diffusion-noshift", "diffusion-aligned")
-POOLINGS = ("last", "mean", "mask")
 DRAWS = 2000  # of a bootstrap: the ends of an interval move by some percent of its width
 _NAMED = 6  # of what is missing, so many are named in one note
 
@@ -181,13 +175,8 @@ def read_collection(places: Sequence[Path]) -> Collection:
 def collect(results: Sequence[tuple[Result, str]], files: Sequence[Path] = ()) -> Collection:
     """Put results together; each comes with where it is from, for messages."""
     kept, notes = _once(results)
-    tasks = _task_labels(kept)
-    names = _short_names(result.model for result in kept)
-    told = {(b, m): _telling(kept, b, m) for b, m in {(result.benchmark, result.model) for result in kept}}
     grouped: dict[tuple[str, str, str], list[Result]] = {}
-    for result, task in zip(kept, tasks, strict=True):
-        keys, revised = told[result.benchmark, result.model]
-        system = _system(names[result.model], result, keys, revised)
+    for result, task, system in zip(kept, task_labels(kept), system_labels(kept), strict=True):
         grouped.setdefault((result.benchmark, task, system), []).append(result)
     scored = []
     measures = _measures(grouped)
@@ -203,38 +192,13 @@ def collect(results: Sequence[tuple[Result, str]], files: Sequence[Path] = ()) -
     return Collection(collection.scored, (*notes, *_missing(collection)), collection.files)
 
 
-def studied_place(settings: Mapping[str, Any]) -> tuple[int, int]:
-    """Where a cell of a study stands: backbones and poolings as ``diffembed study`` orders them, others after them.
-
-    >>> studied_place({"backbone": "mntp", "pooling": "mean"}), studied_place({"dtype": "int8"})
-    ((2, 1), (6, 3))
-    """
-    orders = ((BACKBONES, settings.get("backbone")), (POOLINGS, settings.get("pooling")))
-    backbone, pooling = (known.index(value) if value in known else len(known) for known, value in orders)
-    return backbone, pooling
-
-
-def natural(text: str) -> tuple[object, ...]:
-    """A key that orders numbers, and numbers in names, by size.
-
-    >>> sorted(["k-1024", "k-256", "k", "a (64 dims)", "a (512 dims)"], key=natural)
-    ['a (64 dims)', 'a (512 dims)', 'k', 'k-256', 'k-1024']
-    >>> sorted(["0.5", "4096", "0.25", "512"], key=natural)
-    ['0.25', '0.5', '512', '4096']
-    """
-    if re.fullmatch(r"\d+\.\d+", text):
-        return ((0, 0, ""), (1, float(text), ""), (0, 0, ""))
-    pieces = re.split(r"(\d+)", text.casefold())
-    return tuple((1, int(piece), "") if piece.isdecimal() else (0, 0, piece) for piece in pieces)
-
-
 def _once(results: Sequence[tuple[Result, str]]) -> tuple[list[Result], list[str]]:
     """Each result once, and a note for one that was given twice."""
     seen: dict[str, tuple[Result, str]] = {}
     notes = []
     for result, source in results:
-        settings = sorted((name, repr(value)) for name, value in result.settings.items())
-        key = repr((result.benchmark, result.task, result.model, result.revision, settings, _rows(result)))
+        settings = sorted((name, repr(value)) for name, value in result.settings.items() if value is not None)
+        key = repr((result.benchmark, result.task, result.model, result.revision, settings, rows_of(result)))
         if key not in seen:
             seen[key] = result, source
             continue
@@ -248,91 +212,6 @@ def _once(results: Sequence[tuple[Result, str]]) -> tuple[list[Result], list[str
     return [result for result, _ in seen.values()], notes
 
 
-def _task_labels(results: Sequence[Result]) -> list[str]:
-    """The task of each result: with the split, and with the data's hash, where its name stands for several."""
-    asked: dict[tuple[str, str], set[str]] = {}
-    rows: dict[tuple[str, str, str, str], set[str]] = {}
-    for result in results:
-        asked.setdefault((result.benchmark, result.task), set()).add(_asked(result))
-        rows.setdefault(_asked_with_seed(result), set()).add(_rows(result))
-    labels = []
-    for result in results:
-        parts = []
-        if len(asked[result.benchmark, result.task]) > 1 and _asked(result):
-            parts.append(_asked(result))
-        if len(rows[_asked_with_seed(result)]) > 1:
-            parts.append(f"rows {_rows(result)[:8] or 'unknown'}")
-        labels.append(f"{result.task} ({', '.join(parts)})" if parts else result.task)
-    return labels
-
-
-def _rows(result: Result) -> str:
-    return str(result.data.get("sha256") or result.data.get("revision") or "")
-
-
-def _asked(result: Result) -> str:
-    return ", ".join(f"{name} {result.settings[name]}" for name in _ASKED if result.settings.get(name) is not None)
-
-
-def _asked_with_seed(result: Result) -> tuple[str, str, str, str]:
-    return result.benchmark, result.task, _asked(result), repr(result.settings.get(_SEED))
-
-
-def _telling(results: Sequence[Result], benchmark: str, model: str) -> tuple[list[str], bool]:
-    """The settings in which results of one model on one task differ, and whether its revisions do."""
-    own = [result for result in results if (result.benchmark, result.model) == (benchmark, model)]
-    keys: dict[str, None] = {}
-    for task in {result.task for result in own}:
-        there = [result.settings for result in own if result.task == task]
-        for name in sorted({name for settings in there for name in settings}):
-            if name not in (_SEED, *_ASKED) and len({repr(settings.get(name)) for settings in there}) > 1:
-                keys[name] = None
-    return sorted(keys), len({result.revision for result in own}) > 1
-
-
-def _system(name: str, result: Result, keys: Sequence[str], revised: bool) -> str:
-    settings = result.settings
-    told = dict.fromkeys(keys) | ({"query_dtype": None} if "dtype" in keys else {})
-    if settings.get("query_dtype") == settings.get("dtype"):
-        told.pop("query_dtype", None)
-    shown = [
-        key for key in (*_WORDS, *sorted(set(told) - set(_WORDS))) if key in told and settings.get(key) is not None
-    ]
-    parts = [_WORDS.get(key, "{key} {value}").format(key=key, value=_plain(settings[key])) for key in shown]
-    parts += [f"revision {result.revision[:8]}"] * revised
-    return f"{name} ({', '.join(parts)})" if parts else name
-
-
-_WORDS = {"dtype": "{value}", "query_dtype": "{value} queries", "dims": "{value} dims"}
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _short_names(models: Iterable[str]) -> dict[str, str]:
-    """A path by as many of its last parts as tell it from the others; any other name as it is.
-
-    >>> _short_names(["bm25", "st:org/mini", "/a/x/model", "/a/y/model"])
-    {'bm25': 'bm25', 'st:org/mini': 'st:org/mini', '/a/x/model': 'x/model', '/a/y/model': 'y/model'}
-    """
-    models = list(dict.fromkeys(models))
-    shown = {model: model for model in models}
-    for model in models:
-        prefix, path = ("st:", model[3:]) if model.startswith("st:") else ("", model)
-        if not path.startswith(("/", "./", "../", "~")):
-            continue
-        parts = [part for part in path.split("/") if part not in ("", ".", "..", "~")]
-        for count in range(1, len(parts) + 1):
-            tail = "/".join(parts[-count:])
-            if not any(other != model and ("/" + other).endswith("/" + tail) for other in models):
-                shown[model] = prefix + tail
-                break
-    return shown
-
-
 def _measures(grouped: Mapping[tuple[str, str, str], Sequence[Result]]) -> dict[tuple[str, str], str]:
     """The main score of each task: what most of its results call so."""
     votes: dict[tuple[str, str], Counter[str]] = {}
@@ -342,12 +221,12 @@ def _measures(grouped: Mapping[tuple[str, str, str], Sequence[Result]]) -> dict[
 
 
 def _same_weights(results: Sequence[Result]) -> list[str]:
-    named: dict[str, dict[str, None]] = {}
+    named: dict[tuple[str, str], dict[str, None]] = {}
     for result in results:
-        named.setdefault(result.revision, {})[result.model] = None
+        named.setdefault((result.benchmark, result.revision), {})[result.model] = None
     return [
-        f"{' and '.join(models)} have the same revision, {revision}: one model under {len(models)} names"
-        for revision, models in named.items()
+        f"{benchmark}: {' and '.join(models)} have the same revision, {revision}: one model under {len(models)} names"
+        for (benchmark, revision), models in named.items()
         if revision and len(models) > 1
     ]
 

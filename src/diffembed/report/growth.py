@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from diffembed.report.charts import BarChart, Form, Guide, LineChart, Panel, Scale, Series
-from diffembed.report.collection import Collection, Part, Scored, natural, studied_place
+from diffembed.report.collection import Collection, Part, Scored
+from diffembed.report.labels import natural, studied_place
 from diffembed.report.settings import MATRICES
 from diffembed.report.tables import PARTS
 from diffembed.report.words import COLOURS, DOTTED, GROUPED, PANELS, count, pages, slug, trend

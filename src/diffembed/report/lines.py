@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffembed.report.charts import FEW, Guide, LineChart, Panel, Series
-from diffembed.report.collection import natural
+from diffembed.report.labels import natural
 from diffembed.report.style import (
     DASHES,
     FAINT,

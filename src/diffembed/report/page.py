@@ -38,7 +38,7 @@ caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { padding: .25rem .7rem .25rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--grid); }
 td, th[scope=row] { overflow-wrap: anywhere; min-width: 4rem; max-width: 28rem; }
 .n { text-align: right; white-space: nowrap; }
-th[scope=row] { font-weight: 400; }
+th[scope=row] { font-weight: 400; min-width: 8rem; }
 tfoot td, tfoot th { border-top: 2px solid var(--faint); }
 th button { all: unset; cursor: pointer; font-weight: 600; }
 :focus-visible, th button:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from diffembed.report.charts import Heat, HeatMap, LineChart, Panel, Series
-from diffembed.report.collection import Collection, Scored, natural, studied_place
+from diffembed.report.collection import Collection, Scored
+from diffembed.report.labels import natural, studied_place
 from diffembed.report.words import PANELS, count, pages, slug, trend
 
 MATRICES = (("backbone", "pooling"), ("trained", "tested"))
@@ -38,7 +39,9 @@ def _matrices(collection: Collection, benchmark: str, row_key: str, column_key: 
     for name, headed, page in pages(panels, PANELS, slug(benchmark, row_key, column_key), title):
         sides = f"{row_key} ({', '.join(rows)}) by {column_key} ({', '.join(columns)})"
         alt = f"Matrices of {sides}: {count(page, 'panel')}. {_best_fields(page, rows, columns)}"
-        charts.append(HeatMap(name, headed, alt, caption, tuple(page), tuple(rows), tuple(columns)))
+        charts.append(
+            HeatMap(name, headed, alt, caption, tuple(page), (row_key, column_key), tuple(rows), tuple(columns))
+        )
     return charts
 
 

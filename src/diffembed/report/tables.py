@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffembed.report.collection import Collection, Scored, natural
+from diffembed.report.collection import Collection, Scored
+from diffembed.report.labels import natural
 
 # How the kinds of groups are called in words; another kind is called by its own name.
 PARTS = {
