@@ -14,7 +14,7 @@ from tests.report.sample import result
 
 from diffembed.errors import InputError
 from diffembed.evaluation.results import Result
-from diffembed.report import collection as module
+from diffembed.report import labels
 from diffembed.report.collection import Collection, collect, read_collection
 
 
@@ -65,6 +65,24 @@ def test_the_interval_is_that_of_the_bootstrap_over_queries() -> None:
     assert collected(replace(one.first, by_query={})).scored[0].interval is None
 
 
+def test_a_revision_that_goes_with_another_setting_is_not_named() -> None:
+    found = collected(
+        result("b", "t", "m", skill=0.5, revision="aaa", trained="causal"),
+        result("b", "t", "m", skill=0.5, revision="bbb", trained="bidirectional"),
+    )
+    assert found.systems() == ["m (trained bidirectional)", "m (trained causal)"]
+
+
+def test_settings_that_choose_what_is_asked_are_of_the_task() -> None:
+    found = collected(
+        result("passkey", "passkey", "m", skill=0.5, lengths=[256, 512], data="abc"),
+        result("passkey", "passkey", "m", skill=0.5, lengths=[256], data="def"),
+        result("passkey", "passkey", "n", skill=0.5, lengths=[256], data="def", dtype=None),
+    )
+    assert found.systems() == ["m", "n"]
+    assert found.tasks("passkey") == ["passkey (lengths 256)", "passkey (lengths 256/512)"]
+
+
 def test_other_splits_and_other_rows_are_other_tasks() -> None:
     found = collected(
         result("b", "t", "m", skill=0.5, split="dev"),
@@ -104,7 +122,7 @@ def test_one_model_under_two_names_is_said() -> None:
         result("b", "t", "default", skill=0.5, revision="abc"), result("b", "t", "my/folder", skill=0.5, revision="abc")
     )
     assert found.systems() == ["default", "my/folder"]
-    assert found.notes == ("default and my/folder have the same revision, abc: one model under 2 names",)
+    assert found.notes == ("b: default and my/folder have the same revision, abc: one model under 2 names",)
 
 
 def test_what_is_missing_is_named() -> None:
@@ -114,6 +132,8 @@ def test_what_is_missing_is_named() -> None:
     assert found.notes == ("b: n was not scored on u",)
     assert found.common("b") == ["t"]
     mixed = collected(result("b", "t", "m", skill=0.5), result("c", "t", "n", skill=0.5))
+    parted = collected(result("s", "t", "m", skill=0.5), result("s samples", "t", "n", skill=0.5))
+    assert parted.notes == ()
     assert mixed.notes == (
         "no model was scored on all benchmarks, so they cannot be read side by side: b has m; c has n",
     )
@@ -138,8 +158,8 @@ def test_the_order_does_not_hang_on_that_of_the_files() -> None:
 
 def test_the_order_of_backbones_and_poolings_is_that_of_the_study() -> None:
     recipe = pytest.importorskip("diffembed.study.recipe")
-    assert get_args(recipe.Backbone) == module.BACKBONES
-    assert recipe.POOLINGS == module.POOLINGS
+    assert get_args(recipe.Backbone) == labels.BACKBONES
+    assert recipe.POOLINGS == labels.POOLINGS
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from diffembed.study.arms import seed_recipe
 from diffembed.study.measure import load_model
 from diffembed.training.run import run_stages
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 RUN = "import sys, pathlib, diffembed.study as study; study.run_study(pathlib.Path(sys.argv[1]))"
 SMALL = {"seeds": "[1]", "backbones": '["causal", "diffusion-aligned"]', "more": ""}
 
@@ -104,6 +106,26 @@ def test_results_can_be_read_by_others(whole: tuple[Path, dict[str, Any]]) -> No
     cost = next(r for r in summary["spent"] if (r["backbone"], r["equal"]) == ("opened", "tokens"))
     ours = [r for r in by_benchmark["study"] if (r.model, r.task) == ("opened/mask", "long")]
     assert cost["base_tokens"] == np.mean([r.cost["base_tokens"] for r in ours])
+
+
+def test_the_benchmark_gathers_every_figure(
+    whole: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("study_benchmark", BENCHMARKS / "study.py")
+    assert spec and spec.loader
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    _, summary = whole
+    pairs = list(benchmark.metrics(summary))
+    found = dict(pairs)
+    assert all(np.isfinite(value) and " " not in name for name, value in pairs)
+    row = next(r for r in summary["grid"] if (r["measure"], r["backbone"]) == ("gain of reading together", "opened"))
+    names = [f"grid.gain-of-reading-together.opened-mask{end}" for end in ("", ".low", ".high")]
+    assert [found[name] for name in names] == [row["mean"], row["low"], row["high"]]
+    assert found["minus.causal-mask.short.opened-mask.seeds"] in (0, 1, 2)
+    assert found["spent.tokens.opened-mask.adapt.tokens"] > 0 and found["size.short.documents"] == 20
+    assert {"samples.short.opened-mask.2", "attention.short.autoregressive-mask.causal.bidirectional"} <= set(found)
 
 
 def test_nothing_is_done_twice_and_another_study_is_refused(whole: tuple[Path, dict[str, Any]]) -> None:

@@ -245,7 +245,9 @@ def _missing(collection: Collection) -> list[str]:
                 f"{benchmark}: no task was given to all of {_list(systems)}, so there is no mean; "
                 "score what is missing with diffembed evaluate, into the same folder"
             )
-    models = {b: list(dict.fromkeys(one.first.model for one in collection.of(b))) for b in collection.benchmarks}
+    # ``study attention`` is a part of ``study``, and has models of its own.
+    whole = [b for b in collection.benchmarks if not any(b.startswith(f"{o} ") for o in collection.benchmarks)]
+    models = {b: list(dict.fromkeys(one.first.model for one in collection.of(b))) for b in whole}
     if len(models) > 1 and not set.intersection(*map(set, models.values())):
         told = "; ".join(f"{benchmark} has {_list(names)}" for benchmark, names in models.items())
         notes.append(f"no model was scored on all benchmarks, so they cannot be read side by side: {told}")

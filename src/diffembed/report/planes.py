@@ -27,14 +27,18 @@ def draw_heat(chart: HeatMap, matplotlib: Any) -> Any:
     columns = min(len(chart.panels), most)
     rows = math.ceil(len(chart.panels) / columns)
     figure = new_figure(
-        matplotlib, chart.title, rows * (max(0.42, row_height(chart.rows, 24)) * len(chart.rows) + 0.75) + 0.2
+        matplotlib, chart.title, rows * (max(0.42, row_height(chart.rows, 24)) * len(chart.rows) + 0.75) + 0.35
     )
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for axes, panel in zip(grid.flat, chart.panels, strict=False):
+    for number, (axes, panel) in enumerate(zip(grid.flat, chart.panels, strict=False)):
         axes.set_title(wrapped(panel.title, 66 // columns), loc="left")
         _matrix(axes, panel, matplotlib)
-        axes.set_xticks(range(len(chart.columns)), [wrapped(name, 12) for name in chart.columns])
+        axes.set_xticks(range(len(chart.columns)), [wrapped(name, 14) for name in chart.columns], fontsize=8)
         axes.set_yticks(range(len(chart.rows)), [wrapped(name, 24) for name in chart.rows])
+        if number % columns == 0:
+            axes.set_ylabel(chart.sides[0])
+        if number + columns >= len(chart.panels):
+            axes.set_xlabel(chart.sides[1])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
     for axes in grid.flat[len(chart.panels) :]:
