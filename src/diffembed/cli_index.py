@@ -83,9 +83,7 @@ def search(
     ] = None,
     weight: Annotated[
         float | None,
-        typer.Option(
-            "--weight", min=0.0, max=1.0, metavar="W", help="Of meaning; of words 1 - W. [0.5]"
-        ),
+        typer.Option("--weight", min=0.0, max=1.0, metavar="W", help="Of meaning; of words 1 - W. [0.5]"),
     ] = None,
     group: Annotated[bool, typer.Option("--group", help="Only the best chunk of each document.")] = False,
     neighbours: Annotated[
@@ -184,7 +182,9 @@ def index_files(
 def add(
     folder: IndexArgument,
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help=".jsonl, also .gz and .zst.", show_default=False)],
-    model: ModelOption = "default",
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="M", help="Of a new index; of one that is there, its own.")
+    ] = None,
     new: Annotated[
         bool, typer.Option("--new", help="Refuse ids that the index has, instead of replacing them.")
     ] = False,

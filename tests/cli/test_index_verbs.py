@@ -102,6 +102,12 @@ def test_add_again(tickets: Path, tmp_path: Path) -> None:
     assert keys("printer", tickets, "--where", "team = office") == ["3"]
 
 
+def test_an_index_keeps_to_its_model(tickets: Path, tmp_path: Path) -> None:
+    file = tmp_path / "more.jsonl"
+    file.write_text('{"id": 3, "text": "Printer out of paper."}\n')
+    run("index", "add", tickets, file, "--model", "default").fails(2, "keeps to its model; leave --model out")
+
+
 def test_delete_compact_stats_verify(tickets: Path) -> None:
     assert run("index", "delete", tickets, "3", "9", "--json").json["deleted"] == 1
     assert run("index", "stats", tickets, "--json").json["deleted"] == 1

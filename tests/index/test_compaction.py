@@ -259,3 +259,40 @@ def test_kill_at_random_moments_of_a_compaction(folder: Path) -> None:
         store.compact()
     assert all(sealed(folder))
     holds(folder, live, rows[live])
+
+
+def test_a_killed_run_finds_its_work_on_a_later_group(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done changes how many rows are left, which must not move the borders of the groups."""
+    rows = embedded(4400, DIMS)
+    works: list[Path] = []
+    build = compaction.build_coarse
+
+    def until_second(*args: object, **options: object) -> None:
+        works.append(args[2].parent)  # type: ignore[attr-defined]
+        if len(works) == 2:
+            raise KeyboardInterrupt
+        build(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(compaction, "build_coarse", until_second)
+    with open_existing(folder) as store:
+        for ids, batch in batches(rows, 400):
+            store.add_rows(ids, batch)
+    with pytest.raises(KeyboardInterrupt), open_existing(folder) as store:
+        store.compact()
+    assert (works[1] / "rows.seg").is_file()
+    with open_existing(folder) as store:
+        store.compact()
+    assert works[2] == works[1]
+    assert sorted(len(part.segment) for part in view(folder).parts) == [400, 2000, 2000]
+    holds(folder, np.arange(4400), rows)
+
+
+def test_a_coarse_index_that_no_commit_made_count_is_removed(folder: Path) -> None:
+    with open_existing(folder) as store:
+        store.add_rows(np.arange(100), embedded(100, DIMS))
+    (segment,) = (folder / "segments").iterdir()
+    orphan = segment.with_name(segment.name + ".coarse")
+    orphan.write_bytes(b"of a run that died before its commit")
+    with open_existing(folder):
+        pass
+    assert list((folder / "segments").iterdir()) == [segment]

@@ -254,6 +254,11 @@ class Catalog:
             raise sqlite3.DatabaseError("chunks of a segment are missing")
         return [stored_chunk(rows[i], documents[rows[i][1]]) for i in ids]
 
+    def owners(self, ids: Sequence[int]) -> dict[int, int]:
+        """The document of each chunk; chunks that are not there are left out."""
+        sql = "SELECT id, document FROM chunks WHERE id IN (SELECT value FROM json_each(?))"
+        return dict(self.query(sql, [json.dumps(ids)]))
+
     def _by_id(self, table: str, columns: str, ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
         found: dict[int, tuple[Any, ...]] = {}
         for start in range(0, len(ids), _IDS_AT_ONCE):

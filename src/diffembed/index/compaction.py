@@ -101,15 +101,14 @@ class Compaction:
         """Join all segments below the sealed size, drop every dead row, build and tune coarse indexes."""
         sources = [source for source in self._sources() if not self._stays(source)]
         rows = sum(source.live for source in sources)
-        # no small rest: as many groups as are needed, of one size
-        size = -(-rows // max(1, -(-rows // SEALED_ROWS)))
         before = 0
 
         def told(done: int, _: int) -> None:
             if progress is not None:
                 progress(min(before + done, rows), rows)
 
-        for group in _groups(sources, max(1, size)):
+        # The borders of the groups must not depend on how many are done: a run that was killed has to find its work.
+        for group in _groups(sources, SEALED_ROWS):
             self._rewrite(group, told)
             before += sum(source.live for source in group)
             told(0, rows)

@@ -230,7 +230,7 @@ class Index(IndexReader):
         """Write this index into a collection of a Qdrant server, with its vectors as they are.
 
         Goes on where an earlier copy was cut off: what is there already with the same content is skipped. Documents
-        that only the collection has stay there. ``QdrantIndex.copy_to`` is the way back.
+        that only the collection has stay there.
 
         Args:
             target: a collection made with the settings of this index (``QdrantIndex.create(settings=...)``).

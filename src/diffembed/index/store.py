@@ -23,7 +23,7 @@ from diffembed.index.schema import NewDocument, Settings, StoredDocument, Stored
 from diffembed.index.seal import check_seal, read_seal, seal
 from diffembed.index.segments import IdArray, Int8Rows, Segment, write_segment
 from diffembed.index.storage import LOCK_NAME, fsync_folder, writer_lock, writer_lock_if_free
-from diffembed.index.tuning import RECALL
+from diffembed.index.tuning import RECALL, Tuning
 
 
 class Store:
@@ -109,14 +109,14 @@ class Store:
 
     @contextmanager
     def _new_segment(self, ids_N: IdArray, rows_ND: Int8Rows) -> Iterator[int]:
-        """A transaction that begins with a new segment, whose number it yields; without it the file goes again."""
+        """A transaction that begins with a new segment, whose number it yields.
+
+        If it fails, the file stays for the next opening to remove: an interrupt that arrives with the commit must not
+        take away a file that the catalog lists.
+        """
         name = self._write_segment(ids_N, rows_ND)
-        try:
-            with self.catalog.writing():
-                yield self.catalog.add_segment(name, len(ids_N))
-        except BaseException:
-            (self.folder / SEGMENTS / name).unlink(missing_ok=True)
-            raise
+        with self.catalog.writing():
+            yield self.catalog.add_segment(name, len(ids_N))
 
     def _open(self, listed: StoredSegment) -> Segment:
         if listed.name not in self._opened:
@@ -294,7 +294,9 @@ def unlisted(catalog: Catalog) -> list[Path]:
     present = list(
         (catalog.folder / SEGMENTS).glob("*")
     )  # before the catalog is read: a file committed after is not an orphan
-    listed = {name for segment in catalog.segments() for name in (segment.name, segment.name + SUFFIX)}
+    segments = catalog.segments()
+    listed = {segment.name for segment in segments}
+    listed |= {segment.name + SUFFIX for segment in segments if Tuning.from_json(segment.tuning) is not None}
     return [path for path in present if path.name not in listed]
 
 
