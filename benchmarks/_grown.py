@@ -2,10 +2,10 @@
 
     v = normalise(a + t (b - a) + s (c - d))
 
-a is a random real vector, b one of its 8 near real neighbours, t ~ U(0, 0.5); c - d is the difference of another real vector
-and one of its neighbours, s ~ U(0.5, 1). The first rows of a set are the real vectors themselves. Rows are INT8, each
-stretched so that its largest value is 127 (`scaled_int8`); block n of a set is drawn with seed (20261122, n), so any
-part can be made again and a larger set begins with a smaller one. Queries are real and not in the base: half are
+a is a random real vector, b one of its 8 near real neighbours, t ~ U(0, 0.5); c - d is the difference of another real
+vector and one of its neighbours, s ~ U(0.5, 1). The first rows of a set are the real vectors themselves. Rows are INT8,
+each stretched so that its largest value is 127 (`scaled_int8`); block n of a set is drawn with seed (20261122, n), so
+any part can be made again and a larger set begins with a smaller one. Queries are real and not in the base: half are
 held-out passages, half questions of the sets, in turns.
 
 Width decides what is grown: 384 is MiniLM, 256 and 512 are the embedded model (256 its Matryoshka cut), 1,024 puts

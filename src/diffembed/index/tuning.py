@@ -29,11 +29,12 @@ from diffembed.vectors.quantize import scaled_int8
 RECALL = 0.95
 _QUESTIONS = {10: 512, 100: 256, 1000: 128}  # the more answers each has, the fewer tell the share to half a percent
 _FEWEST = 256  # the first number of lists that is tried is one in so many
-_MARGIN = 0.01  # asked for on top: two standard errors of what a sample of this size tells
+_MARGIN = 0.005  # asked for on top: about the standard error of a sample of this size
 _MOVED = (0.5, 1.5)  # how far rows that ask are moved, in lengths
 _AROUND = 1024  # rows whose differences say in which directions
 _SEED = 20261123
 _FACTORS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+_STEP = 1.25  # from one number of lists to the next
 _MOST_CANDIDATES = 20_000
 _CODE_NANOSECONDS_PER_DIM = 0.035
 _ROW_NANOSECONDS = 4000  # between a row in memory (500) and one on the disk (40,000, read with others at a time)
@@ -218,7 +219,7 @@ class _Goal:
                     break
             if probes == self.lists:
                 return found or most
-            probes = min(self.lists, math.ceil(probes * 1.4))
+            probes = min(self.lists, math.ceil(probes * _STEP))
 
     def with_fewer(self, setting: Setting, search: Search) -> Setting:
         """With what the nearest half, quarter ... of the answers take at the same lists."""
