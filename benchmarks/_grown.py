@@ -179,8 +179,12 @@ def _merged(
     ids: IdArray, cosines: FloatArray, queries: FloatArray, rows: Int8Rows, start: int
 ) -> tuple[IdArray, FloatArray]:
     new = queries @ unit(rows.astype(np.float32)).T
-    best = np.argpartition(-new, min(EXACT_TOP, new.shape[1]) - 1, axis=1)[:, :EXACT_TOP]
-    all_ids = np.hstack([ids, best + start])
-    all_cosines = np.hstack([cosines, np.take_along_axis(new, best, axis=1)])
+    asked, better = np.nonzero(new > cosines[:, -1:])  # few, after the first blocks
+    counts = np.bincount(asked, minlength=len(queries))
+    place = np.arange(len(asked)) - np.repeat(np.cumsum(counts) - counts, counts)
+    shape = len(queries), int(counts.max())
+    new_ids, new_cosines = np.full(shape, -1, np.int64), np.full(shape, -np.inf, np.float32)
+    new_ids[asked, place], new_cosines[asked, place] = better + start, new[asked, better]
+    all_ids, all_cosines = np.hstack([ids, new_ids]), np.hstack([cosines, new_cosines])
     order = np.argsort(-all_cosines, axis=1, kind="stable")[:, :EXACT_TOP]
     return np.take_along_axis(all_ids, order, axis=1), np.take_along_axis(all_cosines, order, axis=1)

@@ -14,7 +14,7 @@ import pytest
 from tests.index.vectors import embedded, oracle
 
 from diffembed.errors import IndexStoreError, InputError
-from diffembed.index import coarse_build, compaction
+from diffembed.index import coarse_build, compaction, tuning
 from diffembed.index.catalog import Catalog
 from diffembed.index.parts import open_snapshot
 from diffembed.index.scan import Snapshot
@@ -24,6 +24,7 @@ from diffembed.index.tuning import Tuning
 
 DIMS = 16
 SETTINGS = Settings(model="", fingerprint="", dims=DIMS, contextual=False, chunk_tokens=0, vectors_only=True)
+FEW_QUESTIONS = {10: 64, 100: 32, 1000: 16}  # enough for so few rows, and quick
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(compaction, "SEAL_VALUES", 500 * DIMS)
     monkeypatch.setattr(compaction, "SEALED_ROWS", 2000)
+    monkeypatch.setattr(tuning, "_QUESTIONS", FEW_QUESTIONS)
     create_store(tmp_path / "index", SETTINGS)
     return tmp_path / "index"
 
@@ -210,10 +212,11 @@ COMPACTOR = """
 import sys
 sys.path[:0] = [{source!r}, {root!r}]
 from pathlib import Path
-from diffembed.index import coarse_build, compaction
+from diffembed.index import coarse_build, compaction, tuning
 from diffembed.index.store import open_existing
 import faiss
 compaction.SEAL_VALUES, compaction.SEALED_ROWS, coarse_build.PART_ROWS = 8000, 2000, 500
+tuning._QUESTIONS = {few}
 print("ready", flush=True)
 with open_existing(Path({into!r})) as store:
     store.compact()
@@ -237,7 +240,7 @@ def test_kill_at_random_moments_of_a_compaction(folder: Path) -> None:
 
     with open_existing(folder) as store:
         fill(store)
-    code = COMPACTOR.format(source=str(ROOT / "src"), root=str(ROOT), into=str(folder))
+    code = COMPACTOR.format(source=str(ROOT / "src"), root=str(ROOT), into=str(folder), few=FEW_QUESTIONS)
     killed, whole = 0, 0.6
     for _ in range(30):
         process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, text=True)
