@@ -292,16 +292,26 @@ def delete(
 
 
 @index_app.command(short_help="Join segments, drop what is deleted, build coarse indexes.")
-def compact(folder: IndexArgument, as_json: JsonOption = False) -> None:
+def compact(
+    folder: IndexArgument,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            "--recall", metavar="SHARE", help="Of the exact answers to find: less is faster. 0.95, or as it was tuned."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Join segments, drop what is deleted, and build the coarse indexes that make searches of millions fast.
 
     \b
-    Example:
+    Examples:
       diffembed index compact notes.index
+      diffembed index compact vectors.index --recall 0.9
     """
     from diffembed import verbs_index
 
-    verbs_index.compact(folder, as_json=as_json)
+    verbs_index.compact(folder, recall=recall, as_json=as_json)
 
 
 @index_app.command(short_help="Look for damage.")

@@ -151,14 +151,14 @@ def delete(folder: Path, ids: Sequence[str], *, as_json: bool) -> None:
         console.remark(f"deleted {removed:,} of {len(ids):,}")
 
 
-def compact(folder: Path, *, as_json: bool) -> None:
+def compact(folder: Path, *, recall: float | None, as_json: bool) -> None:
     """``diffembed index compact``."""
     from diffembed.index import Index
 
     with Index.open(folder) as opened:
         before, start = opened.stats(), time.perf_counter()
         with console.progress("compacting") as tick:
-            opened.compact(progress=tick)
+            opened.compact(recall=recall, progress=tick)
         after, seconds = opened.stats(), time.perf_counter() - start
     if as_json:
         console.emit_json(

@@ -88,6 +88,7 @@ def test_wrong_use(tickets: Path, notes: Path, tmp_path: Path) -> None:
     run("index", "stats", notes).fails(4, "is not an index")
     run("index", "verify", notes).fails(4, "is not an index")
     run("index", "compact").fails(2, "DIR", "--help")
+    run("index", "compact", tickets, "--recall", "95").fails(2, "recall is 95", "up to 1")
     run("index", notes).fails(2, "--into", "index PATH --help")
     run("index").fails(2, "PATH")
     run("index", "export", tickets, "--output", tmp_path / "x.csv").fails(2, "must end in .parquet or .npy")

@@ -96,6 +96,27 @@ def test_compaction_joins_seals_and_drops_dead_rows(folder: Path) -> None:
     assert sorted((folder / "segments").iterdir()) == names
 
 
+def test_another_recall_tunes_anew_and_builds_nothing(folder: Path) -> None:
+    rows = embedded(1500, DIMS)
+    with open_existing(folder) as store:
+        store.add_rows(np.arange(1500), rows)
+        store.compact(recall=0.5)
+        catalog, before = Catalog.open(folder), view(folder)
+        files = {path: path.stat().st_mtime_ns for path in (folder / "segments").iterdir()}
+        store.compact()  # what is tuned stays so
+        assert [part.sealed.tuning.wanted for part in view(folder).parts if part.sealed] == [0.5]
+        store.compact(recall=0.99)
+    with catalog.reading():
+        after = open_snapshot(folder, catalog, SETTINGS, before)  # a reader that holds the old state sees the new one
+    catalog.close()
+    assert {path: path.stat().st_mtime_ns for path in (folder / "segments").iterdir()} == files
+    old, new = before.parts[0].sealed, after.parts[0].sealed
+    assert old and new and new.coarse is old.coarse
+    assert (old.tuning.wanted, new.tuning.wanted) == (0.5, 0.99)
+    assert new.tuning.settings[0].recall >= 0.99 > old.tuning.settings[0].recall
+    assert new.tuning.at(10) > old.tuning.at(10)
+
+
 def test_rows_that_come_later_and_ids_in_any_order(folder: Path) -> None:
     rows = embedded(3000, DIMS)
     order = np.random.default_rng(1).permutation(3000)

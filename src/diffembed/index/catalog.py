@@ -281,6 +281,11 @@ class Catalog:
         self._db.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", (*values, row_crc(values)))
         return id_
 
+    def retune_segment(self, listed: StoredSegment, tuning: str) -> None:
+        """Another tuning of a segment's coarse index."""
+        values = (listed.id, listed.name, listed.rows, tuning)
+        self._db.execute("UPDATE segments SET tuning = ?, crc = ? WHERE id = ?", (tuning, row_crc(values), listed.id))
+
     def remove_segments(self, ids: Iterable[int]) -> None:
         """Strike out segments whose live vectors have moved to another one, and what was deleted of them."""
         for id_ in ids:
