@@ -1,7 +1,7 @@
 """Forms of vectors in Qdrant's own engine: what each of them finds, takes on disk, and how fast points are sent to it.
 
     python benchmarks/_passages.py --data ../shared/data --work out/search --rows 40000 --model default    (once)
-    python benchmarks/cluster.py [--work out/search] [--rows 40000] [--queries 1000] [--quick]
+    python benchmarks/cluster.py [--work out/search] [--rows 40000] [--folder /dev/shm] [--quick]
 
 The engine is `qdrant-edge-py`, the Rust code of a shard, embedded behind a small HTTP front in Python (the one of the
 tests, `tests/index/qdrant_server.py`) that runs in a process of its own. It is not a server: one shard, one thread for
@@ -31,6 +31,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from math import ceil
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -45,17 +46,16 @@ from _grown import Grown, IdArray, Int8Rows, recall
 from _passages import FloatArray, unit
 from diffembed.index.filters import parse_filter
 from diffembed.index.qdrant import QdrantIndex
-from diffembed.index.qdrant_forms import CollectionSettings, stored
+from diffembed.index.qdrant_forms import QUANTIZATIONS, CollectionSettings, stored
 from diffembed.index.qdrant_points import number_of, point_id, qdrant_filter
 from diffembed.vectors.quantize import scaled_int8
 
 DIMS = 256
 TOP = 10
-FACTORS = (1, 2, 4, 8)
-FORMS = tuple(
-    CollectionSettings(vectors, codes)
-    for vectors in ("float16", "uint8")
-    for codes in ("none", "scalar", "turbo4", "binary")
+FACTORS = {"none": (1,), "scalar": (1, 2, 4), "turbo4": (1, 2, 4), "binary": (1, 2, 4, 8, 16, 32)}
+FORMS = (
+    *(CollectionSettings("float16", codes) for codes in QUANTIZATIONS),
+    *(CollectionSettings("uint8", codes) for codes in QUANTIZATIONS if codes != "scalar"),  # the codes are the vectors
 )
 FILTERED = CollectionSettings(filters=("rest", "odd", "ten"))
 FILTERS: dict[str, tuple[str, Callable[[IdArray], npt.NDArray[np.bool_]]]] = {
@@ -130,14 +130,17 @@ def main() -> None:
     options = parser("cluster", __doc__)
     options.add_argument("--work", type=Path, default=Path("out/search"), help="where _passages.py keeps the vectors")
     options.add_argument("--rows", type=int, default=40_000, help="points of a collection (default: %(default)s)")
-    options.add_argument("--queries", type=int, default=1000, help="half passages, half questions")
+    options.add_argument("--queries", type=int, default=500, help="half passages, half questions")
+    options.add_argument(
+        "--folder", type=Path, help="where the engine keeps its files: in memory (/dev/shm) it is much faster"
+    )
     args = options.parse_args()
     if args.quick:
         args.rows, args.queries = min(args.rows, 4000), min(args.queries, 200)
     data = load(args)
     metrics: Metrics = {}
     pushed = Pushed()
-    with running() as engine:
+    with running(args.folder) as engine:
         for form in FORMS:
             metrics |= of_form(engine, data, form, pushed)
         metrics |= alternatives(engine, data)
@@ -147,9 +150,10 @@ def main() -> None:
     metrics |= {"push.client_per_core_second": median(pushed.client)}
     metrics |= {"push.front_per_core_second": median(pushed.front)}
     notes = (
-        f"{args.rows} passages of {DIMS} dims, {args.queries} queries; HNSW m 16, ef_construct 128, hnsw_ef 128; "
+        f"{args.rows} passages of {DIMS} dims, {args.queries} queries; HNSW m 16, ef_construct 128, hnsw_ef 128 "
+        "or as many as are rescored; "
         "the embedded engine behind an HTTP front in Python, not a server: one shard, one thread; "
-        f"pushed {len(pushed.wall)} times, points a second by the clock hang on the machine's other work"
+        f"pushed {len(pushed.wall)} times; the engine's files in {args.folder or 'the folder for temporary files'}"
     )
     report(args, metrics, notes=notes, packages=("qdrant-edge-py", "qdrant-client"))
 
@@ -178,11 +182,11 @@ def serve(folder: str, pipe: Connection) -> None:
 
 
 @contextmanager
-def running() -> Iterator[Engine]:
+def running(parent: Path | None) -> Iterator[Engine]:
     """The engine in a process and a folder of its own, both gone afterwards."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    with tempfile.TemporaryDirectory(prefix="qdrant-") as folder:
+    with tempfile.TemporaryDirectory(prefix="qdrant-", dir=parent) as folder:
         process = context.Process(target=serve, args=(folder, theirs), daemon=True)
         process.start()
         theirs.close()  # so that a front that cannot start is seen here
@@ -207,7 +211,7 @@ def of_form(engine: Engine, data: Data, form: CollectionSettings, pushed: Pushed
         push(engine, index, data.rows, pushed)
         client, label = index.collection.client, index.collection.name
         built(engine, client, label, len(data.rows))
-        for factor in FACTORS if form.quantization != "none" else FACTORS[:1]:
+        for factor in FACTORS[form.quantization]:
             other = replace(index.collection, form=replace(form, oversampling=float(factor)))
             ids, cosines = QdrantIndex(other).search_vectors(data.queries, TOP)
             metrics[f"{name}.over_{factor}.recall_at_10"] = recall(ids, best)
@@ -241,9 +245,9 @@ def alternatives(engine: Engine, data: Data) -> Metrics:
     """Forms that diffembed does not offer, to see what they would lose; made, filled and asked by the client alone."""
     bits = models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True))
     ways: dict[str, tuple[str, str, Any, int, Sequence[int]]] = {  # datatype, distance, codes, shift, oversampling
-        "float16.binary_1bit_query": ("float16", "Cosine", bits, 0, FACTORS),
-        "uint8.shifted_euclid": ("uint8", "Euclid", None, 128, FACTORS[:1]),
-        "uint8.shifted_cosine": ("uint8", "Cosine", None, 128, FACTORS[:1]),
+        "float16.binary_1bit_query": ("float16", "Cosine", bits, 0, FACTORS["binary"]),
+        "uint8.shifted_euclid": ("uint8", "Euclid", None, 128, FACTORS["none"]),
+        "uint8.shifted_cosine": ("uint8", "Cosine", None, 128, FACTORS["none"]),
     }
     metrics: Metrics = {}
     usual, best = CollectionSettings(), data.best(np.arange(len(data.rows)))
@@ -275,7 +279,8 @@ def asked(
 ) -> IdArray:
     """``[Q, 10]`` numbers of points (-1 where there are fewer) by the engine's plain graph search, without ACORN."""
     codes = models.QuantizationSearchParams(rescore=True, oversampling=oversampling) if oversampling else None
-    params = models.SearchParams(hnsw_ef=CollectionSettings().search_width, quantization=codes)
+    width = max(CollectionSettings().search_width, ceil((oversampling or 1) * TOP))
+    params = models.SearchParams(hnsw_ef=width, quantization=codes)
     requests = [models.QueryRequest(query=v, limit=TOP, filter=where, params=params) for v in vectors.tolist()]
     ids = np.full((len(requests), TOP), -1, np.int64)
     for start in range(0, len(requests), QUERIES_AT_ONCE):
