@@ -11,12 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
 from _common import progress
-from _grown import BLOCK, Grown, Int8Rows, recall
-from _search_peers import percentiles, resident_mb, timed
+from _grown import BLOCK, Grown, IdArray, Int8Rows, recall
+from _search_peers import percentiles, resident_mb, rows_path, timed
+from diffembed.index import scan
 from diffembed.index.catalog import Catalog
 from diffembed.index.parts import open_snapshot
 from diffembed.index.scan import Snapshot
@@ -71,6 +73,7 @@ def build(grown: Grown, recall_wanted: float) -> dict[str, float]:
     first = [tuning["settings"][0] for tuning in tuned if tuning]
     if first:
         figures |= {name: float(np.mean([s[name] for s in first])) for name in ("probes", "candidates")}
+        figures["tuned_recall"] = float(np.mean([s["recall"] for s in first]))
     return figures
 
 
@@ -103,12 +106,22 @@ def warm(grown: Grown, count: int) -> dict[str, float]:
             start = time.perf_counter()
             snapshot.search(queries, 10, threads=workers)
             figures[f"qps_{workers}"] = len(queries) / (time.perf_counter() - start)
+        if len(snapshot.parts) > 1:
+            figures |= unpooled(snapshot, queries, exact[:, :10])
         figures["ram_mb"] = resident_mb()
         figures["ram_searching_mb"] = resident_mb() - before
         share = np.sort(np.random.default_rng(2).permutation(grown.rows)[: grown.rows // 10]).astype(np.int64)
         filtered = timed(lambda query: snapshot.search(query[None], 10, allowed=share), queries[:50])
         figures["filter_tenth.p50_ms"] = float(np.median(filtered))
     return figures
+
+
+def unpooled(snapshot: Snapshot, queries: Int8Rows, exact: IdArray) -> dict[str, float]:
+    """Recall and latency where the candidates of all segments are rescored: what pooling saves and loses."""
+    with mock.patch.object(scan, "_pooled", lambda sealed, _: sum(asked.candidates for asked in sealed)):
+        found, _ = snapshot.search(queries, 10, threads=1)
+        taken = timed(lambda query: snapshot.search(query[None], 10), queries)
+    return {"unpooled.recall_at_10": recall(found, exact), "unpooled.p50_ms": float(np.median(taken))}
 
 
 def cold(grown: Grown, count: int) -> dict[str, float]:
@@ -188,6 +201,8 @@ def _ballast(cap_gb: float) -> mmap.mmap:
 
 
 def remove(grown: Grown) -> None:
-    """Take the index away again."""
-    shutil.rmtree(index_folder(grown), ignore_errors=True)
-    index_folder(grown).with_suffix(".build.json").unlink(missing_ok=True)
+    """Take the index away again, and what peers were built from."""
+    for path in (index_folder(grown), grown.work / f"lance-{grown.dims}-{grown.rows}"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in (index_folder(grown).with_suffix(".build.json"), rows_path(grown, grown.work)):
+        path.unlink(missing_ok=True)

@@ -38,11 +38,16 @@ class Peer(Protocol):
 
 def rows_file(grown: Grown, folder: Path) -> Segment:
     """The rows as a segment, which all that is rescored reads from."""
-    path = folder / f"rows-{grown.dims}-{grown.rows}-{grown.real}.seg"
+    path = rows_path(grown, folder)
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         stream_segment(path, np.arange(grown.rows), grown.dims, (rows for _, rows in grown.each()))
     return open_segment(path, rows=grown.rows, dims=grown.dims)
+
+
+def rows_path(grown: Grown, folder: Path) -> Path:
+    """Where ``rows_file`` keeps them."""
+    return folder / f"rows-{grown.dims}-{grown.rows}-{grown.real}.seg"
 
 
 class Rescored:
@@ -59,6 +64,7 @@ class Rescored:
 
     def search(self, query_D: Int8Rows, setting: Setting) -> IdArray:
         places = np.sort(self.named(query_D, setting))
+        self.rows.want(places)
         cosines = rescored(self.rows, query_D, places)
         return places[np.lexsort((places, -cosines))[:10]]
 

@@ -11,6 +11,8 @@ stopped goes on, `--only` measures one part, and the result file always holds al
 
     PART.recall_at_10, .p50_ms, .p95_ms, .p99_ms     diffembed, files in page cache, one query at a time, one thread
     PART.passages.recall_at_10, .questions.*         the same by kind of query; PART.recall_at_100
+    PART.tuned_recall                                what tuning found on rows that were moved off, for ten results
+    PART.unpooled.{recall_at_10,p50_ms}              all candidates of all segments rescored, where there are several
     PART.cold.p95_ms                                 the int8 rows dropped from page cache before every query
     PART.start.first_ms, .start.p95_ms               a new process, all files dropped before its first query
     PART.cap.p95_ms, .cap.gb, .cap.by_cgroup         memory and page cache capped (1: by a cgroup, 0: by ballast)
@@ -78,6 +80,7 @@ def main() -> None:
     options.add_argument("--real", type=int, default=200_000, help="real vectors that the sets are grown from")
     options.add_argument("--recall", type=float, default=0.95, help="what diffembed's segments are tuned for")
     options.add_argument("--no-cap", action="store_true", help="leave out the run under a memory cap")
+    options.add_argument("--tidy", action="store_true", help="delete the index of a part once all of it is measured")
     options.add_argument("--child", nargs=2, metavar=("PART", "STEP"), help="measure one step and print its JSON")
     args = options.parse_args()
     parts = QUICK if args.quick else PARTS
@@ -88,8 +91,7 @@ def main() -> None:
         print(json.dumps(child(Grown(args.work, part.dims, part.rows, args.real), part, args.child[1], args)))
         return
     notes: list[str] = []
-    for name in args.only or parts:
-        measure(name, {**PARTS, **QUICK}[name], args, notes)
+    unfinished = [name for name in args.only or parts if not measure(name, {**PARTS, **QUICK}[name], args, notes)]
     metrics: dict[str, float] = {}
     for name in parts:
         for step in (*STEPS, "set", *PEERS):
@@ -100,6 +102,8 @@ def main() -> None:
     said = f"sets grown from {args.real} real vectors; tuned for {args.recall} on each segment's own rows"
     notes = [said, "views of 1,024 dims: " + VIEWS, *dict.fromkeys(notes)]
     report(args, metrics, notes="; ".join(notes), packages=("usearch", "lancedb"))
+    if unfinished:
+        raise SystemExit(f"not finished: {', '.join(unfinished)}; the same command goes on there")
 
 
 VIEWS = "embedded model 512, MiniLM 384 and 128 of the next passage side by side; 256: Matryoshka cut; 384: MiniLM"
@@ -111,25 +115,33 @@ def kept_file(args: Any, name: str, step: str) -> Path:
     return folder / f"{name}-{step}.json"
 
 
-def measure(name: str, part: Part, args: Any, notes: list[str]) -> None:
-    """All steps of a part that are not finished yet."""
-    for step in STEPS if not args.no_cap else STEPS[:-1]:
-        run(args, name, step, notes)
-    run(args, name, "set", notes)
+def measure(name: str, part: Part, args: Any, notes: list[str]) -> bool:
+    """All steps of a part that are not finished yet; returns whether they all are.
+
+    Steps need what those before them leave, so the first that fails ends the part. Peers do not need each other.
+    """
+    for step in (*(STEPS if not args.no_cap else STEPS[:-1]), "set"):
+        if not run(args, name, step, notes):
+            progress(f"{name}: what comes after {step} is not measured")
+            return False
+    finished = True
     for peer in part.peers:
         if args.peer and peer not in args.peer:
             continue
         if missing(peer):
             notes.append(f"{peer} is not installed and left out")
             continue
-        run(args, name, peer, notes)
+        finished &= run(args, name, peer, notes)
+    if finished and args.tidy:
+        ours.remove(Grown(args.work, part.dims, part.rows, args.real))
+    return finished
 
 
-def run(args: Any, name: str, step: str, notes: list[str]) -> None:
-    """One step in a process of its own; what it found is kept."""
+def run(args: Any, name: str, step: str, notes: list[str]) -> bool:
+    """One step in a process of its own; what it found is kept. Returns whether it is finished."""
     kept = kept_file(args, name, step)
     if kept.is_file():
-        return
+        return True
     progress(f"{name}: {step}")
     options = ["--work", str(args.work), "--real", str(args.real), "--recall", str(args.recall)]
     quick = ["--quick"] if args.quick else []
@@ -138,8 +150,11 @@ def run(args: Any, name: str, step: str, notes: list[str]) -> None:
     if done.returncode:
         notes.append(f"{name}: {step} ended with {done.returncode} and is left out")
         progress(notes[-1])
-        return
-    kept.write_text(done.stdout)
+        return False
+    unfinished = kept.with_suffix(".tmp")
+    unfinished.write_text(done.stdout)
+    unfinished.rename(kept)
+    return True
 
 
 def child(grown: Grown, part: Part, step: str, args: Any) -> dict[str, float]:

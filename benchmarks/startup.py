@@ -9,6 +9,7 @@ first_vector.peer_seconds      the same with sentence-transformers on the same w
 search.first_use_seconds       `diffembed search QUERY FOLDER` as a whole process that has to build its index
 search.warm_seconds            the same again: the index is there and is checked against the files
 search.warm_slowest_seconds    the slowest of the warm runs
+search.chunks                  what the index of the folder holds; for a large one give --folder and --name
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def main() -> None:
     if not args.folder.is_dir():
         raise SystemExit(f"{args.folder} is not a folder; give --folder")
     from diffembed.encoder import resolve_model
+    from diffembed.index import Index
 
     path, repeats = str(resolve_model(args.model)), 3 if args.quick else 9
     progress("import, load, first vector")
@@ -86,10 +88,10 @@ def main() -> None:
         ]
         metrics["search.first_use_seconds"] = seconds(command, cache)
         warm = [seconds(command, cache) for _ in range(repeats + 1)][1:]
-        hits = json.loads(subprocess.run(command, env=environment(cache), capture_output=True, check=True).stdout)[
-            "hits"
-        ]
-    if not hits:
+        answer = json.loads(subprocess.run(command, env=environment(cache), capture_output=True, check=True).stdout)
+        with Index.open(answer["index"]) as index:
+            metrics["search.chunks"] = len(index)
+    if not answer["hits"]:
         raise SystemExit("the search found nothing: not a figure to report")
     metrics |= {"search.warm_seconds": median(warm), "search.warm_slowest_seconds": max(warm)}
     files = sum(p.is_file() for p in args.folder.rglob("*"))

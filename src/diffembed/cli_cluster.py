@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +17,6 @@ class VectorForm(StrEnum):
 
     float16 = "float16"
     uint8 = "uint8"
-    float32 = "float32"
 
 
 class Quantization(StrEnum):
@@ -35,7 +33,7 @@ UrlArgument = Annotated[
 ]
 CollectionOption = Annotated[str, typer.Option("--collection", "-c", metavar="NAME", help="Of the collection.")]
 ShardKeyOption = Annotated[
-    str | None, typer.Option("--shard-key", metavar="KEY", help="The named shard to write to or to read.")
+    str | None, typer.Option("--shard-key", metavar="KEY", help="The named shard to write to or to search.")
 ]
 TimeoutOption = Annotated[
     int, typer.Option("--timeout", min=1, metavar="SECONDS", help="What one request may take; it is tried six times.")
@@ -51,7 +49,7 @@ cluster_app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 
 @cluster_app.callback(invoke_without_command=True)
 def cluster(context: typer.Context) -> None:
-    """Carry an index to a Qdrant server and back, and search it there; docs/cluster.md says what it takes.
+    """Carry an index to a Qdrant server and search it there; docs/cluster.md says what it takes.
 
     A key of the server is taken from the environment, QDRANT_API_KEY.
 
@@ -81,9 +79,9 @@ def push(
     ] = False,
     filters: Annotated[
         list[str] | None,
-        typer.Option("--filter", metavar="FIELD", help="A field of the metadata to index; may be repeated."),
+        typer.Option("--filter", metavar="FIELD", help="A field to index (of the metadata, or kind); may be repeated."),
     ] = None,
-    hybrid: Annotated[bool, typer.Option("--hybrid", help="Index the words too (a server of 1.20 or newer).")] = False,
+    hybrid: Annotated[bool, typer.Option("--hybrid", help="Index the words too.")] = False,
     shards: Annotated[
         int | None, typer.Option("--shards", min=1, metavar="N", help="Parts of the collection: what the server takes.")
     ] = None,
@@ -142,26 +140,6 @@ def _part(given: str | None) -> tuple[int, int]:
     return int(number) - 1, int(of)
 
 
-@cluster_app.command(short_help="Write a collection into an index on disk.")
-def pull(
-    url: UrlArgument,
-    collection: CollectionOption,
-    into: Annotated[Path, typer.Option("--into", metavar="DIR", help="The index folder to make or to go on with.")],
-    shard_key: ShardKeyOption = None,
-    timeout: TimeoutOption = 60,
-    as_json: JsonOption = False,
-) -> None:
-    """Write a collection into an index on disk: texts, metadata, and the INT8 vectors exactly as they were.
-
-    \b
-    Example:
-      diffembed cluster pull http://localhost:6333 --collection notes --into notes.index
-    """
-    from diffembed import verbs_cluster
-
-    verbs_cluster.pull(url, collection, into, shard_key=shard_key, timeout=timeout, as_json=as_json)
-
-
 @cluster_app.command(short_help="Search a collection by meaning.")
 def search(
     query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.", show_default=False)],
@@ -189,6 +167,25 @@ def search(
 
     options = {"top": top, "where": where, "hybrid": hybrid, "group": group, "neighbours": neighbours, "exact": exact}
     verbs_cluster.search(query, url, collection, options, shard_key=shard_key, timeout=timeout, as_json=as_json)
+
+
+@cluster_app.command(short_help="Say what a collection holds.")
+def stats(
+    url: UrlArgument,
+    collection: CollectionOption,
+    shard_key: ShardKeyOption = None,
+    timeout: TimeoutOption = 60,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a collection holds, and how far the server is with its graphs.
+
+    \b
+    Example:
+      diffembed cluster stats http://localhost:6333 --collection notes
+    """
+    from diffembed import verbs_cluster
+
+    verbs_cluster.stats(url, collection, shard_key=shard_key, timeout=timeout, as_json=as_json)
 
 
 @cluster_app.command(short_help="Say what memory and disk a collection takes.")
@@ -223,4 +220,4 @@ def size(
 
 def add_commands(app: typer.Typer) -> None:
     """Enter the verbs of this file."""
-    app.add_typer(cluster_app, name="cluster", short_help="Carry an index to a Qdrant server and back.")
+    app.add_typer(cluster_app, name="cluster", short_help="Carry an index to a Qdrant server and search it there.")

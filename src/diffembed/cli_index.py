@@ -83,9 +83,7 @@ def search(
     ] = None,
     weight: Annotated[
         float | None,
-        typer.Option(
-            "--weight", min=0.0, max=1.0, metavar="W", help="Of meaning; of words 1 - W. [0.5]"
-        ),
+        typer.Option("--weight", min=0.0, max=1.0, metavar="W", help="Of meaning; of words 1 - W. [0.5]"),
     ] = None,
     group: Annotated[bool, typer.Option("--group", help="Only the best chunk of each document.")] = False,
     neighbours: Annotated[
@@ -184,7 +182,9 @@ def index_files(
 def add(
     folder: IndexArgument,
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help=".jsonl, also .gz and .zst.", show_default=False)],
-    model: ModelOption = "default",
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="M", help="Of a new index; of one that is there, its own.")
+    ] = None,
     new: Annotated[
         bool, typer.Option("--new", help="Refuse ids that the index has, instead of replacing them.")
     ] = False,
@@ -292,16 +292,26 @@ def delete(
 
 
 @index_app.command(short_help="Join segments, drop what is deleted, build coarse indexes.")
-def compact(folder: IndexArgument, as_json: JsonOption = False) -> None:
+def compact(
+    folder: IndexArgument,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            "--recall", metavar="SHARE", help="Of the exact answers to find: less is faster. 0.95, or as it was tuned."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Join segments, drop what is deleted, and build the coarse indexes that make searches of millions fast.
 
     \b
-    Example:
+    Examples:
       diffembed index compact notes.index
+      diffembed index compact vectors.index --recall 0.9
     """
     from diffembed import verbs_index
 
-    verbs_index.compact(folder, as_json=as_json)
+    verbs_index.compact(folder, recall=recall, as_json=as_json)
 
 
 @index_app.command(short_help="Look for damage.")

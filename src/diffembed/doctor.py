@@ -31,7 +31,7 @@ BASE = (
     ("numpy", "numpy", "2.0"),
     ("onnxruntime", "onnxruntime", "1.20"),
     ("tokenizers", "tokenizers", "0.21"),
-    ("faiss-cpu", "faiss", "1.9"),
+    ("faiss-cpu", "faiss", "1.13.2"),
     ("typer", "typer", "0.16"),
     ("rich", "rich", "13.7"),
     ("pyarrow", "pyarrow", "17"),

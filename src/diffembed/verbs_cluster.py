@@ -34,22 +34,6 @@ def push(
     ):
         report = index.copy_to(target, part=part, progress=tick)
         place = target.place
-    _tell(place, report, as_json)
-
-
-def pull(url: str, collection: str, into: Path, *, shard_key: str | None, timeout: int, as_json: bool) -> None:
-    """``diffembed cluster pull``."""
-    from diffembed.index.qdrant import QdrantIndex
-
-    with (
-        console.progress("reading") as tick,
-        QdrantIndex.open(url, collection, shard_key=shard_key, timeout=timeout) as source,
-    ):
-        report = source.copy_to(into, progress=tick)
-    _tell(str(into), report, as_json)
-
-
-def _tell(place: str, report: Any, as_json: bool) -> None:
     if as_json:
         console.emit_json({"into": place, **report.to_dict()})
         return
@@ -82,6 +66,18 @@ def search(
     console.show_hits(hits)
     if not hits:
         console.remark("no hits: nothing passes the filter" if options["where"] else "no hits: no text there")
+
+
+def stats(url: str, collection: str, *, shard_key: str | None, timeout: int, as_json: bool) -> None:
+    """``diffembed cluster stats``."""
+    from diffembed.index.qdrant import QdrantIndex
+
+    with QdrantIndex.open(url, collection, shard_key=shard_key, timeout=timeout) as index:
+        found = index.stats().to_dict()
+    if as_json:
+        console.emit_json(found)
+        return
+    console.emit(console.table(["what", "value"], [[name, str(value)] for name, value in found.items()]))
 
 
 def size(

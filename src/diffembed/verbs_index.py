@@ -73,11 +73,14 @@ def index(
             sys.stdout.flush()
 
 
-def add(folder: Path, files: Sequence[Path], *, model: str, new: bool, as_json: bool) -> None:
+def add(folder: Path, files: Sequence[Path], *, model: str | None, new: bool, as_json: bool) -> None:
     """``diffembed index add``: makes the index if there is none."""
+    from diffembed.index.catalog import Catalog
     from diffembed.index.exchange import jsonl_records
 
     _require_files(files, "JSON lines")
+    if model is not None and Catalog.exists(folder):
+        raise InputError(f"{folder} is an index already, and keeps to its model; leave --model out")
     with console.progress("adding") as tick, _opened(folder, {"model": model}) as opened:
         write = opened.add if new else opened.upsert
         report = write(jsonl_records(files), progress=tick)
@@ -148,14 +151,14 @@ def delete(folder: Path, ids: Sequence[str], *, as_json: bool) -> None:
         console.remark(f"deleted {removed:,} of {len(ids):,}")
 
 
-def compact(folder: Path, *, as_json: bool) -> None:
+def compact(folder: Path, *, recall: float | None, as_json: bool) -> None:
     """``diffembed index compact``."""
     from diffembed.index import Index
 
     with Index.open(folder) as opened:
         before, start = opened.stats(), time.perf_counter()
         with console.progress("compacting") as tick:
-            opened.compact(progress=tick)
+            opened.compact(recall=recall, progress=tick)
         after, seconds = opened.stats(), time.perf_counter() - start
     if as_json:
         console.emit_json(
@@ -203,10 +206,15 @@ def stats(folder: Path, *, as_json: bool) -> None:
     if fields:
         console.emit("\n" + console.table(["field of the metadata", "values"], [[*each] for each in fields.items()]))
     if segments:
-        rows = [
-            [s["name"], s["rows"], s["live"], s["bytes"], " ".join(map(str, s["tuning"].values()))] for s in segments
-        ]
-        console.emit("\n" + console.table(["segment", "rows", "live", "bytes", "tuning"], rows))
+        rows = [[s["name"], s["rows"], s["live"], s["bytes"], _tuned(s["tuning"])] for s in segments]
+        head = ["segment", "rows", "live", "bytes", "results: lists, candidates, recall"]
+        console.emit("\n" + console.table(head, rows))
+
+
+def _tuned(tuning: dict[str, Any]) -> str:
+    """What a segment is searched with; empty where every row is looked at."""
+    settings = tuning.get("settings", [])
+    return "; ".join(f"{s['top']}: {s['probes']}, {s['candidates']}, {s['recall']:.3f}" for s in settings)
 
 
 def _shown(value: object) -> str:

@@ -88,6 +88,7 @@ def test_wrong_use(tickets: Path, notes: Path, tmp_path: Path) -> None:
     run("index", "stats", notes).fails(4, "is not an index")
     run("index", "verify", notes).fails(4, "is not an index")
     run("index", "compact").fails(2, "DIR", "--help")
+    run("index", "compact", tickets, "--recall", "95").fails(2, "recall is 95", "up to 1")
     run("index", notes).fails(2, "--into", "index PATH --help")
     run("index").fails(2, "PATH")
     run("index", "export", tickets, "--output", tmp_path / "x.csv").fails(2, "must end in .parquet or .npy")
@@ -100,6 +101,12 @@ def test_add_again(tickets: Path, tmp_path: Path) -> None:
     shown = run("index", "add", tickets, file)
     assert shown.stderr == "records: 1 added, 0 replaced, 1 with other metadata, 0 unchanged\n"
     assert keys("printer", tickets, "--where", "team = office") == ["3"]
+
+
+def test_an_index_keeps_to_its_model(tickets: Path, tmp_path: Path) -> None:
+    file = tmp_path / "more.jsonl"
+    file.write_text('{"id": 3, "text": "Printer out of paper."}\n')
+    run("index", "add", tickets, file, "--model", "default").fails(2, "keeps to its model; leave --model out")
 
 
 def test_delete_compact_stats_verify(tickets: Path) -> None:

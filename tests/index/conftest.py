@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+if TYPE_CHECKING:  # it needs the engine
+    from tests.index.qdrant_server import QdrantServer
+
+    from diffembed.index.qdrant import QdrantIndex
+
+MEMORY = Path("/dev/shm")
 FAKE = Path(__file__).parent / "fake_encoder.py"
 collect_ignore = ["qdrant_server.py", "worker.py"]  # programs of their own, which tests start
 
@@ -46,8 +54,50 @@ def library(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, QdrantServer]]:
+    """Qdrant's engine behind an address, and what it was asked."""
+    pytest.importorskip("qdrant_client", reason="qdrant-client is not installed: pip install 'diffembed[qdrant]'")
+    pytest.importorskip("qdrant_edge", reason="qdrant-edge-py, the engine to test against, is not installed")
+    from tests.index.qdrant_server import running
+
+    # The engine syncs every small file that it makes: on a disk of its own that is most of the time of these tests.
+    in_memory = MEMORY.is_dir() and os.access(MEMORY, os.W_OK)
+    with TemporaryDirectory(dir=MEMORY if in_memory else tmp_path_factory.mktemp("qdrant")) as folder:
+        with running(Path(folder)) as found:
+            yield found
+
+
+@pytest.fixture
+def engine(server: tuple[str, QdrantServer]) -> QdrantServer:
+    server[1].failures.clear()
+    server[1].requests.clear()
+    server[1].keys.clear()
+    return server[1]
+
+
+@pytest.fixture
+def make_collection(
+    server: tuple[str, QdrantServer], engine: QdrantServer, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., QdrantIndex]]:
+    """Makes or opens collections of a test; they are closed when it ends."""
+    from diffembed.index.qdrant import QdrantIndex
+
+    opened: list[QdrantIndex] = []
+
+    def make(name: str = "", *, open_: bool = False, encoder: Any = None, **options: Any) -> QdrantIndex:
+        options = {"attempts": 3, "timeout": 20, "sleep": lambda _: None} | options
+        act = QdrantIndex.open if open_ else QdrantIndex.create
+        opened.append(act(server[0], request.node.name.replace("[", "-").rstrip("]") + name, **options))
+        if open_:
+            opened[-1]._encoder = encoder  # the fake one cannot be loaded by name
+        return opened[-1]
+
+    yield make
+    for index in opened:
+        index.close()
+
+
 def _age(path: Path) -> None:
     """Give a file an old time stamp, so that it counts as settled."""
-    import os
-
     os.utime(path, ns=(1_600_000_000_000_000_000, path.stat().st_mtime_ns - 10_000_000_000))

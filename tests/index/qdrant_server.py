@@ -258,6 +258,7 @@ class QdrantServer:
         self.collections: dict[str, Collection] = {}
         self.failures: list[Failure] = []
         self.requests: list[tuple[str, str, Json]] = []
+        self.keys: list[str | None] = []
         self.lock = threading.Lock()
         self.version = VERSION
 
@@ -328,11 +329,13 @@ class QdrantServer:
             return {"count": sum(shard.count(request) for shard in collection.chosen(body))}
         if rest == "/points/scroll":
             return self._scroll(collection, body)
-        if rest == "/points/payload":
-            for shard in collection.chosen(body):
-                where = filter_of(body["filter"])
-                shard.update(edge.UpdateOperation.set_payload_by_filter(where, body["payload"]))
-            return done
+        if rest == "/points/batch":
+            for kind, change in (item for operation in body["operations"] for item in operation.items()):
+                assert kind == "set_payload", kind
+                for shard in collection.chosen(change):
+                    where = filter_of(change["filter"])
+                    shard.update(edge.UpdateOperation.set_payload_by_filter(where, change["payload"]))
+            return [done]
         assert rest == "/points", rest
         found = [
             record
@@ -377,6 +380,7 @@ def running(folder: Path) -> Iterator[tuple[str, QdrantServer]]:
             body = json.loads(raw) if raw else {}
             with server.lock:
                 server.requests.append((self.command, path, body))
+                server.keys.append(self.headers.get("api-key"))
                 failing = [f for f in server.failures if f.times and re.search(f.path, path) and f.only_if(body)]
                 failure = failing[0] if failing else None
                 if failure:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -8,11 +9,14 @@ import pytest
 from tests.index.vectors import embedded, oracle, unit
 
 from diffembed.errors import IndexStoreError
-from diffembed.index import coarse_build
+from diffembed.index import coarse as coarse_module
+from diffembed.index import coarse_build, tuning
+from diffembed.index import scan as scan_module
 from diffembed.index.coarse import Coarse, selector
 from diffembed.index.coarse_build import Design, build_coarse, train_centroids
+from diffembed.index.rescoring import rescored
 from diffembed.index.scan import Part, Sealed, Snapshot
-from diffembed.index.segments import Segment
+from diffembed.index.segments import Segment, open_segment, write_segment
 from diffembed.index.tuning import Setting, Tuning, tune
 
 ROWS, DIMS = 6000, 32
@@ -236,3 +240,137 @@ def test_two_levels_of_centroids_are_about_as_good_as_one(monkeypatch: pytest.Mo
     assert flat.shape == levels.shape == (100, 16)
     assert spread(flat) < 0.75 * spread(sample[:100])
     assert spread(levels) < 1.15 * spread(flat)
+
+
+@pytest.mark.parametrize("order", ["mixed", "by subject"])
+def test_segments_share_their_candidates(
+    rows: np.ndarray, tmp_path: Path, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six segments find what one would, with far fewer rows rescored than they name together."""
+    if order == "by subject":  # all answers of a query stand in one or two segments
+        rows = rows[np.argsort(rows[:, 0].astype(int) + rows[:, 1])]
+    monkeypatch.setattr(tuning, "_QUESTIONS", {10: 128, 100: 64, 1000: 16})
+    parts = []
+    for number, piece in enumerate(np.array_split(rows, 6)):
+        segment = Segment.in_memory(piece, range(1000 * number, 1000 * number + 1000))
+        made = built(piece, tmp_path / str(number), Design(lists=16, codes="pq4"))
+        parts.append(Part(segment, None, Sealed(made, tune(segment, made, "pq4", wanted=0.9))))
+    counted: list[int] = []
+
+    def counting(segment: Segment, query: np.ndarray, places: np.ndarray) -> np.ndarray:
+        counted.append(len(places))
+        return rescored(segment, query, places)
+
+    monkeypatch.setattr(scan_module, "rescored", counting)
+    queries = embedded(100, DIMS, seed=7)
+    for top in (3, 10, 60):
+        counted.clear()
+        found, _ = Snapshot(parts).search(queries, top, threads=1)
+        assert found_share(found, oracle(rows, queries, top)[0]) >= 0.9
+        named = sum(part.sealed.tuning.at(top)[1] for part in parts if part.sealed)
+        assert sum(counted) / len(queries) < 0.75 * named
+
+
+def test_what_a_tuned_segment_grants(rows: np.ndarray, coarse: Coarse) -> None:
+    for setting in tune(Segment.in_memory(rows), coarse, "pq2").settings:
+        tuned = Tuning("pq2", 0.95, (setting,))
+        assert Tuning.from_json(tuned.to_json()) == tuned
+        granted = [tuned.granted(setting.top, share) for share in (1, 0.5, 0.3, 0.1, 0.01)]
+        assert granted[0] == pytest.approx(setting.candidates)
+        assert granted == sorted(granted, reverse=True)
+        assert granted[-1] >= 1
+        assert tuned.granted(2 * setting.top, 1) == pytest.approx(2 * setting.candidates)
+
+
+def test_questions_lie_off_rows_only_where_rows_differ() -> None:
+    """Noise in dims that no row uses would be no difficulty, and the recall that it finds too good."""
+    rows = np.zeros((500, 4 * DIMS), np.int8)
+    rows[:, :DIMS] = embedded(500, DIMS)
+    places, questions = tuning._questions(Segment.in_memory(rows), 200)
+    assert not questions[:, DIMS:].any()
+    away = 1 - (unit(questions) * unit(rows[places])).sum(axis=1)
+    assert away.min() > 0.02
+    assert 0.15 < away.mean() < 0.5
+
+
+def test_a_row_that_asks_does_not_count_as_found() -> None:
+    rows = embedded(50, 8)
+
+    class OnlyNearest:
+        """Names the row nearest to the question, which is the row that asks, or close to it."""
+
+        lists = 4
+
+        def search(self, query: np.ndarray, *, probes: int, candidates: int) -> tuple[np.ndarray, None]:
+            return np.array([np.argmax(unit(rows) @ unit(query[None])[0])]), None
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tuning, "_MOVED", (0.0, 0.01))
+        tuned = tune(Segment.in_memory(rows), OnlyNearest(), "pq2")  # type: ignore[arg-type]
+    assert [setting.recall for setting in tuned.settings] == [0.0, 0.0]
+
+
+def test_a_large_filter_is_worked_out_once(rows: np.ndarray, coarse: Coarse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_module, "_SURVIVOR_VALUES", 100 * DIMS)
+    monkeypatch.setattr(scan_module, "_LARGE_FILTER", 1000)
+    made: list[int] = []
+    monkeypatch.setattr(scan_module, "selector", lambda mask: made.append(1) or selector(mask))
+    view, queries = snapshot(rows, coarse), embedded(5, DIMS, seed=2)
+    even, odd = np.arange(0, ROWS, 2), np.arange(1, ROWS, 2)
+    for allowed, count in ((even, 1), (even, 1), (odd, 2), (odd, 2), (even, 3), (even.copy(), 4)):
+        found, _ = view.search(queries, 10, allowed=allowed)
+        assert np.isin(found, allowed).all()
+        assert len(made) == count
+
+
+def test_rows_of_all_segments_are_asked_for_before_one_is_read(
+    rows: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cold disk works on them in parallel; ids, which may lie on the disk too, are read of the results only."""
+    parts, calls = [], []
+    for number, piece in enumerate(np.array_split(rows[:2000], 2)):
+        folder = tmp_path / str(number) / "segments"
+        folder.mkdir(parents=True)
+        write_segment(folder / "a.seg", np.arange(number, 2000, 2), piece)  # with gaps
+        segment = open_segment(folder / "a.seg", rows=1000, dims=DIMS)
+        settings = Tuning("pq2", 0.95, (Setting(10, 16, 15, 0.99),))
+        parts.append(Part(segment, None, Sealed(built(piece, folder.parent, Design(lists=16)), settings)))
+    for name in ("want", "rows_at", "want_ids", "ids_at"):
+        whole = getattr(Segment, name)
+        monkeypatch.setattr(
+            Segment, name, lambda self, at, n=name, w=whole: (calls.append((n, len(at))), w(self, at))[1]
+        )
+    Snapshot(parts).search(rows[:1], 3)
+    assert [name for name, _ in calls] == ["want", "want", *2 * ["rows_at", "want_ids", "ids_at"]]
+    assert all(count <= 3 for name, count in calls if name.endswith("ids"))
+    assert 15 <= sum(count for name, count in calls if name == "rows_at") <= 30
+
+
+def test_lists_are_asked_of_a_cold_disk_all_at_once(rows: np.ndarray, tmp_path: Path) -> None:
+    coarse = built(rows, tmp_path)
+    asked: list[int] = []
+    coarse.search(rows[0], probes=4, candidates=10)  # opens it
+    want = coarse._file.want
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(coarse._file, "want", lambda starts, sizes: (asked.append(len(starts)), want(starts, sizes)))
+        coarse.search(rows[0], probes=4, candidates=10)
+        assert asked == [], "they were checked before, and nothing is cold"
+        coarse.search(rows[0], probes=12, candidates=10)
+        assert asked == [8]
+        waits = iter(range(100))
+        patched.setattr(coarse_module, "waits_for_disk", lambda: next(waits))
+        coarse.search(rows[0], probes=12, candidates=10)
+        coarse.search(rows[0], probes=12, candidates=10)
+    assert asked == [8, 12]
+
+
+def test_a_coarse_index_whose_file_went_can_still_be_searched(rows: np.ndarray, tmp_path: Path) -> None:
+    """A reader may open a state and first search it when compaction has replaced the file."""
+    coarse = built(rows, tmp_path)
+    expected, _ = coarse.search(rows[5], probes=8, candidates=10)
+    late = Coarse(coarse._file.path, rows=ROWS, dims=DIMS)
+    coarse._file.path.unlink()
+    np.testing.assert_array_equal(late.search(rows[5], probes=8, candidates=10)[0], expected)
+    del coarse  # its lists stand in its own map: that of the other must not go with it
+    gc.collect()
+    np.testing.assert_array_equal(late.search(rows[5], probes=8, candidates=10)[0], expected)

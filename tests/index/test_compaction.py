@@ -14,7 +14,7 @@ import pytest
 from tests.index.vectors import embedded, oracle
 
 from diffembed.errors import IndexStoreError, InputError
-from diffembed.index import coarse_build, compaction
+from diffembed.index import coarse_build, compaction, tuning
 from diffembed.index.catalog import Catalog
 from diffembed.index.parts import open_snapshot
 from diffembed.index.scan import Snapshot
@@ -24,6 +24,7 @@ from diffembed.index.tuning import Tuning
 
 DIMS = 16
 SETTINGS = Settings(model="", fingerprint="", dims=DIMS, contextual=False, chunk_tokens=0, vectors_only=True)
+FEW_QUESTIONS = {10: 64, 100: 32, 1000: 16}  # enough for so few rows, and quick
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(compaction, "SEAL_VALUES", 500 * DIMS)
     monkeypatch.setattr(compaction, "SEALED_ROWS", 2000)
+    monkeypatch.setattr(tuning, "_QUESTIONS", FEW_QUESTIONS)
     create_store(tmp_path / "index", SETTINGS)
     return tmp_path / "index"
 
@@ -92,6 +94,27 @@ def test_compaction_joins_seals_and_drops_dead_rows(folder: Path) -> None:
     with open_existing(folder) as store:
         store.compact()  # nothing is left to do
     assert sorted((folder / "segments").iterdir()) == names
+
+
+def test_another_recall_tunes_anew_and_builds_nothing(folder: Path) -> None:
+    rows = embedded(1500, DIMS)
+    with open_existing(folder) as store:
+        store.add_rows(np.arange(1500), rows)
+        store.compact(recall=0.5)
+        catalog, before = Catalog.open(folder), view(folder)
+        files = {path: path.stat().st_mtime_ns for path in (folder / "segments").iterdir()}
+        store.compact()  # what is tuned stays so
+        assert [part.sealed.tuning.wanted for part in view(folder).parts if part.sealed] == [0.5]
+        store.compact(recall=0.99)
+    with catalog.reading():
+        after = open_snapshot(folder, catalog, SETTINGS, before)  # a reader that holds the old state sees the new one
+    catalog.close()
+    assert {path: path.stat().st_mtime_ns for path in (folder / "segments").iterdir()} == files
+    old, new = before.parts[0].sealed, after.parts[0].sealed
+    assert old and new and new.coarse is old.coarse
+    assert (old.tuning.wanted, new.tuning.wanted) == (0.5, 0.99)
+    assert new.tuning.settings[0].recall >= 0.99 > old.tuning.settings[0].recall
+    assert new.tuning.at(10) > old.tuning.at(10)
 
 
 def test_rows_that_come_later_and_ids_in_any_order(folder: Path) -> None:
@@ -210,10 +233,11 @@ COMPACTOR = """
 import sys
 sys.path[:0] = [{source!r}, {root!r}]
 from pathlib import Path
-from diffembed.index import coarse_build, compaction
+from diffembed.index import coarse_build, compaction, tuning
 from diffembed.index.store import open_existing
 import faiss
 compaction.SEAL_VALUES, compaction.SEALED_ROWS, coarse_build.PART_ROWS = 8000, 2000, 500
+tuning._QUESTIONS = {few}
 print("ready", flush=True)
 with open_existing(Path({into!r})) as store:
     store.compact()
@@ -237,7 +261,7 @@ def test_kill_at_random_moments_of_a_compaction(folder: Path) -> None:
 
     with open_existing(folder) as store:
         fill(store)
-    code = COMPACTOR.format(source=str(ROOT / "src"), root=str(ROOT), into=str(folder))
+    code = COMPACTOR.format(source=str(ROOT / "src"), root=str(ROOT), into=str(folder), few=FEW_QUESTIONS)
     killed, whole = 0, 0.6
     for _ in range(30):
         process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, text=True)
@@ -259,3 +283,40 @@ def test_kill_at_random_moments_of_a_compaction(folder: Path) -> None:
         store.compact()
     assert all(sealed(folder))
     holds(folder, live, rows[live])
+
+
+def test_a_killed_run_finds_its_work_on_a_later_group(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done changes how many rows are left, which must not move the borders of the groups."""
+    rows = embedded(4400, DIMS)
+    works: list[Path] = []
+    build = compaction.build_coarse
+
+    def until_second(*args: object, **options: object) -> None:
+        works.append(args[2].parent)  # type: ignore[attr-defined]
+        if len(works) == 2:
+            raise KeyboardInterrupt
+        build(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(compaction, "build_coarse", until_second)
+    with open_existing(folder) as store:
+        for ids, batch in batches(rows, 400):
+            store.add_rows(ids, batch)
+    with pytest.raises(KeyboardInterrupt), open_existing(folder) as store:
+        store.compact()
+    assert (works[1] / "rows.seg").is_file()
+    with open_existing(folder) as store:
+        store.compact()
+    assert works[2] == works[1]
+    assert sorted(len(part.segment) for part in view(folder).parts) == [400, 2000, 2000]
+    holds(folder, np.arange(4400), rows)
+
+
+def test_a_coarse_index_that_no_commit_made_count_is_removed(folder: Path) -> None:
+    with open_existing(folder) as store:
+        store.add_rows(np.arange(100), embedded(100, DIMS))
+    (segment,) = (folder / "segments").iterdir()
+    orphan = segment.with_name(segment.name + ".coarse")
+    orphan.write_bytes(b"of a run that died before its commit")
+    with open_existing(folder):
+        pass
+    assert list((folder / "segments").iterdir()) == [segment]

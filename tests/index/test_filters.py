@@ -12,7 +12,7 @@ from tests.index import oracle
 
 from diffembed.errors import InputError
 from diffembed.index import Index
-from diffembed.index.filters import AllOf, AnyOf, Compare, Negation, OneOf, Prefix, parse_filter
+from diffembed.index.filters import MAX_DEPTH, AllOf, AnyOf, Compare, Negation, OneOf, Prefix, parse_filter
 
 RECORDS: list[tuple[str, dict[str, Any]]] = [
     ("a1", {"lang": "en", "year": 2020, "tags": ["x", "y"], "by": {"name": "Ann"}}),
@@ -145,7 +145,12 @@ def test_sentences(text: str, tree: Any) -> None:
         ("a = 1; DROP TABLE facts", "wrong at '; DROP TABLE facts'"),
         ("= 3", "expected a field"),
         ("a < true", "'lt' of field 'a' has True.*an order needs a number or a string"),
-        ("(" * 300 + "a = 1" + ")" * 300, "nested more than 200 deep"),
+        ("(" * 300 + "a = 1" + ")" * 300, "nested more than 16 deep"),
+        ("a = 1 or (" * 17 + "a = 1" + ")" * 17, "nested more than 16 deep"),
+        ({"a": "\ud800"}, "field 'a' of the filter has a lone surrogate"),
+        ({"\udcff": "a"}, "a field of the filter has a lone surrogate"),
+        ({"a": {"prefix": "x\ud800"}}, "'prefix' of field 'a' has a lone surrogate .* at character 1"),
+        ({"or": [{"a": {"in": list(range(6000))}}] * 2}, "lists of the filter have 12000 values, at most 10000"),
         (" and ".join(["a = 1"] * 300), "301 conditions, at most 200"),
         ({"a": [1]}, r'field \'a\' of the filter has a list; write {"a": {"in": \[...\]}}'),
         ({"a": {"like": "x"}}, "operator 'like'; use one of eq, lt"),
@@ -166,6 +171,17 @@ def test_what_is_no_filter(where: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         parse_filter(where)
     assert len(str(error.value)) < 4000
+
+
+@pytest.mark.parametrize("word", ["and", "or", "not"])
+def test_sqlite_takes_the_deepest_filter(index: Index, make_encoder: Any, word: str) -> None:
+    leaf = {"n": {"in": [1, "a", True, None]}}
+    where: Any = leaf
+    for _ in range(MAX_DEPTH):
+        where = {"not": where} if word == "not" else {word: [leaf, where]}
+    index.search("owl", where=where, encoder=make_encoder(dims=index.settings.dims))
+    with pytest.raises(InputError, match="nested more than 16 deep"):
+        index.search("owl", where={"not": where}, encoder=make_encoder(dims=index.settings.dims))
 
 
 def test_nothing_passes_is_no_error(index: Index, make_encoder: Any) -> None:

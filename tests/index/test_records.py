@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,14 @@ import pytest
 
 from diffembed.errors import IndexStoreError, InputError
 from diffembed.index import Index, records
+from diffembed.index.catalog import Catalog
+from diffembed.index.connection import explained
 from diffembed.index.incoming import vector_rows
 from diffembed.index.storage import writer_lock
+
+
+def nested(depth: int) -> Any:
+    return [nested(depth - 1)] if depth else 1
 
 
 @pytest.fixture
@@ -127,6 +134,7 @@ def test_files_and_records_live_together(library: Path, tmp_path: Path, encoder:
         ({"id": "a", "text": "x", "metadata": {"n": {1, 2}}}, "not JSON"),
         ({"id": "a", "text": "x", "metadata": {"n": 2**64}}, "beyond 64 bits"),
         ({"id": "a", "text": "x", "metadata": {"n": "\udc00"}}, "not JSON"),
+        ({"id": "a", "text": "x", "metadata": {"n": nested(101)}}, "nested more than 100 deep"),
         ({"id": "a", "text": "x", "metadata": {"n": "x" * 70_000}}, "70,008 bytes of metadata, at most 65,536"),
         (
             {"id": "a", "text": "x", "vector": [1] * 63},
@@ -256,6 +264,86 @@ def test_deleting_takes_ids(index: Index) -> None:
         index.delete("abc")
     with pytest.raises(InputError, match="None is no id"):
         index.delete([None])  # type: ignore[list-item]
+
+
+def test_an_interrupt_that_comes_with_the_commit(index: Index, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C is told when SQLite returns, and by then the batch may be part of the index."""
+
+    class Interrupted:
+        def __init__(self, db: Any) -> None:
+            self.db = db
+
+        def execute(self, sql: str, *values: Any) -> Any:
+            done = self.db.execute(sql, *values)
+            if sql == "COMMIT":
+                raise KeyboardInterrupt
+            return done
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.db, name)
+
+    with monkeypatch.context() as patched:
+        before = Catalog.open
+        patched.setattr(Catalog, "open", lambda folder: Catalog(folder, Interrupted(before(folder)._db)))  # type: ignore[arg-type]
+        with pytest.raises(KeyboardInterrupt):
+            index.add([{"id": "late", "text": "owls and snow"}])
+    with Index.open(index.path) as after:
+        assert after.verify().problems == ()
+        assert [hit.key for hit in after.search("owls", encoder=encoder)] == ["late"]
+
+
+def test_a_batch_that_fails_leaves_nothing(index: Index, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    index.add([{"id": 1, "text": "owls"}])
+    with monkeypatch.context() as patched:
+        patched.setattr(Catalog, "_add_facts", lambda *_: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            index.add([{"id": 2, "text": "snow"}])
+    with Index.open(index.path) as after:
+        assert len(after) == 1 and after.verify().problems == () and after.verify().notes == ()
+        assert len(list((index.path / "segments").iterdir())) == 1
+
+
+def test_a_disk_that_fails_is_no_damage(index: Index) -> None:
+    said = explained(index.path, sqlite3.OperationalError("disk I/O error"))  # what a used-up quota is to SQLite
+    assert "quota" in str(said) and "delete" not in str(said)
+
+
+def test_other_metadata_alone_is_written_in_batches(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffembed.index.records.BATCH_CHUNKS", 3)
+    index.add([{"id": n, "text": f"owl {n}"} for n in range(7)])
+    stored: list[int] = []
+    report = index.upsert(
+        ({"id": n, "text": f"owl {n}", "metadata": {"n": n}} for n in range(7)),
+        progress=lambda done, _: stored.append(done),
+    )
+    assert report.described == 7 and stored == [3, 6, 7]
+
+
+def test_records_that_end_in_an_error_say_how_many_are_stored(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffembed.index.records.BATCH_CHUNKS", 2)
+
+    def lines() -> Any:
+        yield from ({"id": n, "text": "owl"} for n in range(5))
+        raise InputError("line 6 is no JSON")
+
+    with pytest.raises(InputError, match=r"line 6 is no JSON \(of the records before it 4 are stored\)"):
+        index.add(lines())
+    assert len(index) == 4
+
+
+def test_chunks_that_are_gone(index: Index) -> None:
+    index.add([{"id": 1, "text": "owl"}])
+    with Index.open(index.path) as reader:
+        index.upsert([{"id": 1, "text": "snow"}])
+        assert [stored.chunk.text for stored in reader.chunks([2])] == ["snow"]
+        with pytest.raises(InputError, match="has no chunk 1; search again"):
+            reader.chunks([2, 1])
+
+
+def test_a_row_becomes_the_same_whatever_comes_with_it() -> None:
+    whole, other = np.array([[3, -5, 90]]) / 127, np.array([[0.3, 0.1, -0.2]])
+    both = vector_rows(np.concatenate([whole, other]), 3, "rows")
+    assert both.tolist() == [[3, -5, 90], vector_rows(other, 3, "rows")[0].tolist()]
 
 
 def test_two_writers(index: Index) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from diffembed.errors import InputError
 from diffembed.index.encoding import Hit, TextEncoder, best_sentences, check_model, load_encoder
 from diffembed.index.filters import Where
-from diffembed.index.fusion import Fusion, check_fusion
+from diffembed.index.fusion import DENSE_WEIGHT, Fusion, check_fusion
 from diffembed.index.schema import Settings
 from diffembed.index.searching import Answer, Request
 from diffembed.index.segments import Int8Rows
@@ -42,7 +42,7 @@ class TextSearch:
         top: int = 10,
         where: Where | None = None,
         hybrid: bool | Fusion = False,
-        weight: float = 0.5,
+        weight: float = DENSE_WEIGHT,
         group: bool = False,
         exact: bool = False,
         neighbours: int = 0,
@@ -88,7 +88,7 @@ class TextSearch:
         top: int = 10,
         where: Where | None = None,
         hybrid: bool | Fusion = False,
-        weight: float = 0.5,
+        weight: float = DENSE_WEIGHT,
         group: bool = False,
         exact: bool = False,
         neighbours: int = 0,

@@ -28,6 +28,11 @@ import numpy.typing as npt
 
 from diffembed.errors import IndexStoreError
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 BLOCK = 4096
 HEADER_BYTES = 64
 _HEADER = struct.Struct("<8sIIQqqII12xI")  # magic, version, dims, rows, first, last, blocks, crc of table, crc of this
@@ -41,6 +46,12 @@ def damaged(path: Path, what: str) -> IndexStoreError:
     """What to raise about a file of the index that is not as it was written."""
     folder = path.parent.parent
     return IndexStoreError(f"segment {path.name} of {folder} {what}; delete that folder and index the files again")
+
+
+def waits_for_disk() -> int:
+    """How often this thread had to wait for a page to come from the disk; 0 where the system does not tell."""
+    kind = getattr(resource, "RUSAGE_THREAD", None)
+    return 0 if kind is None else resource.getrusage(kind).ru_majflt
 
 
 class BlockWriter:
@@ -119,6 +130,7 @@ class CheckedFile:
         if size != blocks * (BLOCK + 4):
             raise damaged(path, f"has {size} bytes instead of {blocks * (BLOCK + 4)}")
         self.body_end = blocks * BLOCK
+        self._advise("MADV_WILLNEED", self.body_end, size - self.body_end)  # page by page a large table takes a second
         table = self.data[self.body_end :].tobytes()
         if zlib.crc32(table) != table_sum:
             raise damaged(path, "has a damaged table of checksums")
@@ -157,9 +169,9 @@ class CheckedFile:
         self._good[:] = False
         self.check(0, self.body_end)
 
-    def want(self, starts: IntArray, size: int) -> None:
+    def want(self, starts: IntArray, sizes: IntArray | int) -> None:
         """Ask the kernel to read these pieces from the disk now, all at once, without waiting for them."""
-        for start in starts.tolist():
+        for start, size in zip(starts.tolist(), np.broadcast_to(sizes, starts.shape).tolist(), strict=True):
             self._advise("MADV_WILLNEED", start, size)
 
     def forget(self) -> None:

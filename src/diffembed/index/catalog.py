@@ -254,6 +254,11 @@ class Catalog:
             raise sqlite3.DatabaseError("chunks of a segment are missing")
         return [stored_chunk(rows[i], documents[rows[i][1]]) for i in ids]
 
+    def owners(self, ids: Sequence[int]) -> dict[int, int]:
+        """The document of each chunk; chunks that are not there are left out."""
+        sql = "SELECT id, document FROM chunks WHERE id IN (SELECT value FROM json_each(?))"
+        return dict(self.query(sql, [json.dumps(ids)]))
+
     def _by_id(self, table: str, columns: str, ids: Sequence[int]) -> dict[int, tuple[Any, ...]]:
         found: dict[int, tuple[Any, ...]] = {}
         for start in range(0, len(ids), _IDS_AT_ONCE):
@@ -275,6 +280,11 @@ class Catalog:
         values = (id_, name, rows, tuning)
         self._db.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", (*values, row_crc(values)))
         return id_
+
+    def retune_segment(self, listed: StoredSegment, tuning: str) -> None:
+        """Another tuning of a segment's coarse index."""
+        values = (listed.id, listed.name, listed.rows, tuning)
+        self._db.execute("UPDATE segments SET tuning = ?, crc = ? WHERE id = ?", (tuning, row_crc(values), listed.id))
 
     def remove_segments(self, ids: Iterable[int]) -> None:
         """Strike out segments whose live vectors have moved to another one, and what was deleted of them."""

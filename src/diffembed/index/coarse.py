@@ -3,7 +3,8 @@
 Rows are grouped in lists around centroids; each stands there as a code of about a bit for each dimension. A query scans
 the codes of the nearest lists and names the places of the most promising rows, whose true int8 cosine is then counted
 (``rescoring.py``). faiss searches the lists where they lie in the file, so opening takes milliseconds and memory is the
-system's page cache. The lists that a query is about to scan are checked first, once each.
+system's page cache. The lists that a query is about to scan are asked of the disk all at once where they may not be in
+memory, and checked first, once each.
 
 Layout of ``NAME.coarse`` (blocks and checksums as in ``blocks.py``; of the header's numbers ``first`` is the size of
 the graph, ``last`` the number of lists):
@@ -17,6 +18,8 @@ lists                 for each: codes in blocks of 32 rows, then int64 places in
 
 from __future__ import annotations
 
+import threading
+import weakref
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,13 +27,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diffembed.index.blocks import HEADER_BYTES, CheckedFile, damaged
+from diffembed.index.blocks import HEADER_BYTES, CheckedFile, damaged, waits_for_disk
 from diffembed.index.segments import FloatArray, IdArray, Int8Rows
 
 SUFFIX = ".coarse"
 MAGIC = b"DFMBIVF\0"
 VERSION = 1
 ALIGN = 64
+_COLD_SEARCHES = 100
+"""Asking for lists costs a quarter of what scanning them does: done for so many searches after one met a cold list."""
 _FLAT_SHARE = 32  # with more than one list in so many to be found, the graph of centroids is slower than all of them
 
 
@@ -48,6 +53,10 @@ class Coarse:
             found = f"{self._file.rows} x {self._file.dims}"
             raise damaged(path, f"is for {found} vectors, the catalog says {rows} x {dims}")
         self.rows, self.lists = rows, self._file.last
+        self._known = np.zeros(self.lists, np.bool_)  # lists that are checked
+        self._cold = 0
+        self._opening = threading.Lock()
+        self._opened: Any = None
 
     @property
     def bytes(self) -> int:
@@ -61,12 +70,14 @@ class Coarse:
         table: IdArray = self._file.section(start, 24 * self.lists, "<i8").reshape(-1, 3)
         return table
 
-    @cached_property
-    def _known(self) -> npt.NDArray[np.bool_]:
-        return np.zeros(self.lists, np.bool_)
-
-    @cached_property
+    @property
     def _index(self) -> Any:
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._faiss_index()
+            return self._opened
+
+    def _faiss_index(self) -> Any:
         import faiss  # takes a quarter of a second: only where something is sealed
 
         self._file.check(HEADER_BYTES, HEADER_BYTES + self._file.first)
@@ -76,7 +87,9 @@ class Coarse:
         lists.read_only, lists.prefetch_nthread = True, 0  # prefetching would start 32 threads for every query
         lists.totsize = self._file.body_end
         faiss.memcpy(lists.lists.data(), faiss.swig_ptr(self._table), self._table.nbytes)
-        lists.do_mmap()
+        # Our map, not one of faiss's own: that would read megabytes around every page, and by now the file may be gone.
+        lists.ptr = faiss.swig_ptr(self._file.data)
+        weakref.finalize(self, setattr, lists, "ptr", None)  # else faiss would unmap it
         index.replace_invlists(lists, True)
         lists.this.disown()
         index.ntotal = self.rows
@@ -116,7 +129,7 @@ class Coarse:
         import faiss
 
         lists, distances = self.nearest_lists(query_D, min(probes, self.lists))
-        self._check(lists)
+        self._make_ready(lists)
         index, query = self._index, _unit(query_D)
         wanted = min(candidates, int(self._table[lists, 0].sum()))
         if wanted < 1:
@@ -126,21 +139,31 @@ class Coarse:
         more = {"qb": index.qb} if hasattr(index, "qb") else {}
         given = kind(nprobe=len(lists), **({} if chosen is None else {"sel": chosen}), **more)
         pointers = map(faiss.swig_ptr, (lists, distances, scores, places))
+        waits = waits_for_disk()
         index.search_preassigned_c(1, faiss.swig_ptr(query), wanted, *pointers, False, given)
+        self._cold = _COLD_SEARCHES if waits_for_disk() > waits else max(0, self._cold - 1)
         named = places >= 0
         return places[named], scores[named]
 
-    def _check(self, lists: IdArray) -> None:
-        if self._known[lists].all():
-            return
-        for number in lists[~self._known[lists]].tolist():
-            rows, capacity, position = self._table[number].tolist()
-            stop = position + capacity * self._index.code_size + 8 * rows
-            places = self._file.section(stop - 8 * rows, 8 * rows, "<i8")
-            self._file.check(position, stop)
+    def _make_ready(self, lists: IdArray) -> None:
+        """Ask for lists that may not be in memory, and check those that were not checked before."""
+        unknown = lists[~self._known[lists]]
+        asked = lists if self._cold else unknown
+        if len(asked):
+            starts, sizes = self._spans(asked)
+            self._file.want(starts, sizes)
+        for number, start, size in zip(unknown.tolist(), *map(np.ndarray.tolist, self._spans(unknown)), strict=True):
+            self._file.check(start, start + size)
+            rows = int(self._table[number, 0])
+            places = self._file.section(start + size - 8 * rows, 8 * rows, "<i8")
             if rows and not 0 <= places.min() <= places.max() < self.rows:
                 raise damaged(self._file.path, "names rows that its segment does not have")
             self._known[number] = True
+
+    def _spans(self, lists: IdArray) -> tuple[IdArray, IdArray]:
+        """Where lists begin in the file, and their bytes."""
+        rows, capacities, starts = self._table[lists].T
+        return starts, capacities * self._index.code_size + 8 * rows
 
     def verify(self) -> None:
         """Check every byte anew, and that each row of the segment stands in one list.

@@ -20,7 +20,7 @@ from diffembed.index.catalog import Catalog
 from diffembed.index.coarse import SUFFIX, Coarse
 from diffembed.index.coarse_build import DEFAULT_DESIGN, Design, build_coarse, codes_for
 from diffembed.index.merging import Mask, Merged
-from diffembed.index.parts import SEGMENTS, live_mask, open_listed
+from diffembed.index.parts import SEGMENTS, live_mask, open_listed, open_sealed
 from diffembed.index.scan import EXACT_VALUES
 from diffembed.index.schema import StoredSegment
 from diffembed.index.segments import Segment, open_segment, stream_segment
@@ -67,12 +67,13 @@ class Compaction:
         folder: of the index.
         catalog: of the index.
         dims: width of its rows.
-        wanted: recall that sealed segments are tuned for.
+        wanted: recall that sealed segments are tuned for, those too that were tuned for another; ``None``: what is new
+            for ``RECALL``, and what is tuned stays so.
         design: how coarse indexes are made.
     """
 
     def __init__(
-        self, folder: Path, catalog: Catalog, dims: int, *, wanted: float = RECALL, design: Design = DEFAULT_DESIGN
+        self, folder: Path, catalog: Catalog, dims: int, *, wanted: float | None = None, design: Design = DEFAULT_DESIGN
     ) -> None:
         self.folder = folder
         self.catalog = catalog
@@ -101,19 +102,32 @@ class Compaction:
         """Join all segments below the sealed size, drop every dead row, build and tune coarse indexes."""
         sources = [source for source in self._sources() if not self._stays(source)]
         rows = sum(source.live for source in sources)
-        # no small rest: as many groups as are needed, of one size
-        size = -(-rows // max(1, -(-rows // SEALED_ROWS)))
         before = 0
 
         def told(done: int, _: int) -> None:
             if progress is not None:
                 progress(min(before + done, rows), rows)
 
-        for group in _groups(sources, max(1, size)):
+        # The borders of the groups must not depend on how many are done: a run that was killed has to find its work.
+        for group in _groups(sources, SEALED_ROWS):
             self._rewrite(group, told)
             before += sum(source.live for source in group)
             told(0, rows)
+        self._retune()
         self._clean()  # of work that a killed run left and that nothing needs any more
+
+    def _retune(self) -> None:
+        """Tune sealed segments anew that were tuned for another recall than the wanted one."""
+        if self.wanted is None:
+            return
+        for listed in self.catalog.segments():
+            sealed = open_sealed(self.folder, listed, self.dims)
+            if sealed is None or sealed.tuning.wanted == self.wanted:
+                continue
+            segment = open_listed(self.folder, listed, self.dims)
+            tuning = tune(segment, sealed.coarse, sealed.tuning.codes, wanted=self.wanted)
+            with self.catalog.writing():
+                self.catalog.retune_segment(listed, tuning.to_json())
 
     def _sources(self) -> list[_Source]:
         sources = []
@@ -170,7 +184,7 @@ class Compaction:
         if not path.is_file():
             build_coarse(segment, path, work / "parts", design=self.design, progress=coded)
         coarse = Coarse(path, rows=len(segment), dims=self.dims)
-        return tune(segment, coarse, self.design.codes or codes_for(self.dims), wanted=self.wanted).to_json()
+        return tune(segment, coarse, self.design.codes or codes_for(self.dims), wanted=self.wanted or RECALL).to_json()
 
     def _work(self, group: Sequence[_Source], *, keep_others: bool) -> Path:
         """The folder for work on exactly these live rows.

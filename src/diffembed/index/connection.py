@@ -45,6 +45,11 @@ def explained(folder: Path, error: Exception) -> IndexStoreError:
         return IndexStoreError(f"{folder} is being written by another process; wait until it has ended")
     if "full" in text:
         return IndexStoreError(f"{folder}: the disk is full; make room and index again, the index is as it was before")
+    if "disk I/O" in text:  # a quota that is used up is such a one too
+        return IndexStoreError(
+            f"{folder} could not be read or written ({text}); check the disk, its room and quota, then run again: "
+            "the index is as it was before"
+        )
     if "readonly" in text or "unable to open" in text:
         return IndexStoreError(f"{folder} cannot be written ({text}); check its rights")
     if "no such module: fts5" in text:

@@ -205,7 +205,7 @@ class ParquetRows:
         for path, column in columns:
             if column.null_count:
                 raise InputError(f"{path} has a row without an id; give every row one")
-        ids = [column.to_numpy() for _, column in columns]
+        ids = [vector_ids(column.to_numpy(), len(column)) for _, column in columns]
         ordered = np.sort(np.concatenate(ids))
         twice = ordered[1:][ordered[1:] == ordered[:-1]]
         if len(twice):

@@ -19,7 +19,7 @@ import re
 from typing import NamedTuple
 
 from diffembed.errors import InputError
-from diffembed.index.filters import MAX_CONDITIONS, AllOf, AnyOf, Filter, Negation, Scalar, condition
+from diffembed.index.filters import AllOf, AnyOf, Filter, Negation, Scalar, check_depth, condition
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<sign><=|>=|!=|=|<|>|\(|\)|,)|(?P<quoted>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<word>[\w.\-/:@+~*]+))""",
@@ -105,8 +105,7 @@ class _Parser:
 
     def _factor(self) -> Filter:
         self.depth += 1
-        if self.depth > MAX_CONDITIONS:
-            raise InputError(f"the filter is nested more than {MAX_CONDITIONS} deep; write it flatter")
+        check_depth(self.depth - 1)
         try:
             if self._take("not"):
                 return Negation(self._factor())

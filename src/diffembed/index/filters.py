@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ import numpy as np
 from diffembed.errors import InputError
 from diffembed.index.catalog import Catalog, IdArray
 from diffembed.index.connection import explained
-from diffembed.index.schema import typed
+from diffembed.index.schema import require_unicode, typed
 
 Scalar = str | int | float | bool | None
 Comparison = Literal["=", "<", "<=", ">", ">="]
@@ -33,6 +33,8 @@ Where = Mapping[str, Any] | str
 
 BUILT_IN = ("key", "path", "kind")
 MAX_CONDITIONS = 200
+MAX_DEPTH = 16
+"""How deep a filter may be nested; at 26 the parser of SQLite gives up."""
 MAX_VALUES = 10_000
 _COMPARISONS: dict[str, Comparison] = {"eq": "=", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 _OPERATORS = (*_COMPARISONS, "ne", "in", "prefix")
@@ -108,23 +110,40 @@ def parse_filter(where: Where) -> Filter:
         tree = parse_text(where)
     else:
         tree = _from_dict(where, "the filter")
-    count = _conditions(tree)
-    if count > MAX_CONDITIONS:
-        raise InputError(f"the filter has {count} conditions, at most {MAX_CONDITIONS} are allowed; use 'in' for lists")
+    nodes = list(_nodes(tree))
+    if len(nodes) > MAX_CONDITIONS:
+        raise InputError(
+            f"the filter has {len(nodes)} conditions, at most {MAX_CONDITIONS} are allowed; use 'in' for lists"
+        )
+    values = sum(len(node.values) for node in nodes if isinstance(node, OneOf))
+    if values > MAX_VALUES:
+        raise InputError(f"the lists of the filter have {values} values, at most {MAX_VALUES} are allowed in all")
+    check_depth(_depth(tree))
     return tree
 
 
-def _conditions(tree: Filter) -> int:
+def check_depth(depth: int) -> None:
+    """Raise ``InputError`` for a filter that is nested too deep."""
+    if depth > MAX_DEPTH:
+        raise InputError(f"the filter is nested more than {MAX_DEPTH} deep; write it flatter")
+
+
+def _depth(tree: Filter) -> int:
     if isinstance(tree, AllOf | AnyOf):
-        return 1 + sum(map(_conditions, tree.parts))
-    return 1 + _conditions(tree.part) if isinstance(tree, Negation) else 1
+        return 1 + max(map(_depth, tree.parts), default=0)
+    return 1 + _depth(tree.part) if isinstance(tree, Negation) else 0
+
+
+def _nodes(tree: Filter) -> Iterator[Filter]:
+    yield tree
+    for part in tree.parts if isinstance(tree, AllOf | AnyOf) else [tree.part] if isinstance(tree, Negation) else []:
+        yield from _nodes(part)
 
 
 def _from_dict(where: object, what: str, depth: int = 0) -> Filter:
     if not isinstance(where, Mapping):
         raise InputError(f"{what} is {_shown(where)}, not a dict; {_EXPECTED}")
-    if depth > MAX_CONDITIONS:
-        raise InputError(f"the filter is nested more than {MAX_CONDITIONS} deep; write it flatter")
+    check_depth(depth)  # before it is walked through, by functions that call themselves
     parts: list[Filter] = []
     for name, value in where.items():
         if name in ("and", "or"):
@@ -153,6 +172,7 @@ def condition(field: str, op: str, value: object) -> Filter:
         op: ``eq``, ``ne``, ``lt``, ``lte``, ``gt``, ``gte``, ``in`` or ``prefix``.
         value: a scalar; for ``in`` a list of them.
     """
+    require_unicode("a field of the filter", field)
     if op not in _OPERATORS:
         raise InputError(f"field {field!r} of the filter has the operator {op!r}; use one of {', '.join(_OPERATORS)}")
     if op == "in":
@@ -164,6 +184,7 @@ def condition(field: str, op: str, value: object) -> Filter:
     if op == "prefix":
         if not isinstance(value, str):
             raise InputError(f"'prefix' of field {field!r} has {_shown(value)}; give a string")
+        require_unicode(f"'prefix' of field {field!r}", value)
         return Prefix(field, value)
     scalar = _scalar(field, value)
     if op == "ne":
@@ -178,6 +199,8 @@ def _scalar(field: str, value: object) -> Scalar:
         raise InputError(f'field {field!r} of the filter has a list; write {{"{field}": {{"in": [...]}}}}')
     if value is not None and not isinstance(value, str | int | float | bool):
         raise InputError(f"field {field!r} of the filter has {_shown(value)}; give a string, number, boolean or null")
+    if isinstance(value, str):
+        require_unicode(f"field {field!r} of the filter", value)
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"field {field!r} of the filter has {value}; give a finite number")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:

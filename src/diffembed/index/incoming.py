@@ -13,15 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from diffembed.errors import InputError
-from diffembed.index.schema import Settings, metadata_text
+from diffembed.index.schema import Settings, metadata_text, require_unicode
 from diffembed.index.segments import IdArray, Int8Rows
 from diffembed.text.chunking import Chunk
 from diffembed.text.readers import TextKind
 from diffembed.vectors.quantize import INT8_SCALE, scaled_int8
 
 MAX_METADATA_BYTES = 65_536
+MAX_METADATA_DEPTH = 100
 _KEYS = ("id", "text", "chunks", "metadata", "kind", "vector", "vectors")
 _KINDS = get_args(TextKind)
+_ROWS_AT_ONCE = 8192  # of those that have to be converted, which takes several times their room
 _STEP = 1e-3  # float32 copies of tanh(m) = k / 127 differ from it by less
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
@@ -29,9 +31,9 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 def vector_rows(vectors: npt.ArrayLike, dims: int | None, what: str) -> Int8Rows:
     """Vectors from elsewhere as ``[N, D]`` int8.
 
-    int8 stays as it is. Floating-point vectors whose values are all multiples of 1/127 from -1 to 1 (what ``encode``
-    gives for int8-trained models after rounding) become those multiples; others are stretched row by row until their
-    largest value is 127, which keeps their cosines.
+    int8 stays as it is. A floating-point vector whose values are all multiples of 1/127 from -1 to 1 (what ``encode``
+    gives for int8-trained models after rounding) becomes those multiples; any other is stretched until its largest
+    value is 127, which keeps its cosines.
 
     Args:
         vectors: two-dimensional, int8 or floating point.
@@ -54,16 +56,27 @@ def vector_rows(vectors: npt.ArrayLike, dims: int | None, what: str) -> Int8Rows
         return np.ascontiguousarray(rows_ND)
     if not np.issubdtype(rows_ND.dtype, np.floating):
         raise InputError(f"{what} are {rows_ND.dtype}; give int8 or floating point")
-    floats_ND = rows_ND.astype(np.float32)
+    int8_ND = np.empty(rows_ND.shape, np.int8)
+    for start in range(0, len(rows_ND), _ROWS_AT_ONCE):
+        int8_ND[start : start + _ROWS_AT_ONCE] = _from_floats(rows_ND[start : start + _ROWS_AT_ONCE], start, what)
+    return int8_ND
+
+
+def _from_floats(rows_ND: npt.NDArray[Any], first: int, what: str) -> Int8Rows:
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        floats_ND = rows_ND.astype(np.float32)
     wrong = np.flatnonzero(~np.isfinite(floats_ND).all(axis=1))
     if len(wrong):
-        raise InputError(f"{what} have a value that is not finite in row {wrong[0]} (from 0); mend or leave it out")
+        raise InputError(
+            f"{what} have a value that is not finite in row {first + wrong[0]} (from 0); mend or leave it out"
+        )
     scaled = floats_ND * np.float32(INT8_SCALE)
     whole = np.rint(scaled)
-    if (np.abs(scaled - whole) < _STEP).all() and (np.abs(whole) <= INT8_SCALE).all():
-        integers: Int8Rows = whole.astype(np.int8)
-        return integers
-    return scaled_int8(floats_ND)
+    # Row by row, so that a row becomes the same whatever others come with it.
+    integers_N = ((np.abs(scaled - whole) < _STEP) & (np.abs(whole) <= INT8_SCALE)).all(axis=1)
+    int8_ND = scaled_int8(floats_ND)
+    int8_ND[integers_N] = whole[integers_N]
+    return int8_ND
 
 
 def vector_ids(ids: npt.ArrayLike, count: int) -> IdArray:
@@ -152,12 +165,7 @@ def read_record(given: object, settings: Settings) -> Record:
 def _text(name: str, piece: object) -> str:
     if not isinstance(piece, str) or not piece.strip():
         raise InputError(f"{name} has a text that is {'empty' if isinstance(piece, str) else type(piece).__name__}")
-    try:
-        piece.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{name} has a lone surrogate (half a UTF-16 pair) at character {error.start}; replace it"
-        ) from None
+    require_unicode(name, piece)
     return piece
 
 
@@ -178,14 +186,16 @@ def _metadata(name: str, given: object) -> Mapping[str, Any]:
             f"{name} has {size:,} bytes of metadata, at most {MAX_METADATA_BYTES:,} are allowed; keep texts out of it"
         )
     plain: dict[str, Any] = json.loads(text)  # keys as strings, tuples as lists: what will be read back
-    _check_numbers(name, plain)
+    _check_values(name, plain)
     return plain
 
 
-def _check_numbers(name: str, value: object) -> None:
+def _check_values(name: str, value: object, depth: int = 0) -> None:
+    if depth > MAX_METADATA_DEPTH:
+        raise InputError(f"{name} has metadata nested more than {MAX_METADATA_DEPTH} deep; write it flatter")
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
-            _check_numbers(name, item)
+            _check_values(name, item, depth + 1)
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InputError(f"{name} has {value} in its metadata, beyond 64 bits; give it as a string")
 

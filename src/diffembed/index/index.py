@@ -173,14 +173,20 @@ class Index(IndexReader):
 
         return delete_records(self.path, ids)
 
-    def compact(self, *, progress: Progress | None = None) -> None:
+    def compact(self, *, recall: float | None = None, progress: Progress | None = None) -> None:
         """Join segments, drop what is deleted, and build the coarse indexes of large ones; searches go on meanwhile.
 
+        Args:
+            recall: share of the exact answers that coarse indexes are tuned to find, above 0 and up to 1: less is
+                faster. Unless given, new ones are tuned for 0.95 and the others stay as they are.
+            progress: called with (rows done, rows to do).
+
         Raises:
+            InputError: ``recall`` is no share.
             IndexStoreError: another process writes to the index, or the disk is full.
         """
         with open_existing(self.path) as store:
-            store.compact(progress=progress)
+            store.compact(recall=recall, progress=progress)
 
     @classmethod
     def check(cls, path: str | Path, *, progress: Progress | None = None) -> CheckReport:
@@ -230,7 +236,7 @@ class Index(IndexReader):
         """Write this index into a collection of a Qdrant server, with its vectors as they are.
 
         Goes on where an earlier copy was cut off: what is there already with the same content is skipped. Documents
-        that only the collection has stay there. ``QdrantIndex.copy_to`` is the way back.
+        that only the collection has stay there.
 
         Args:
             target: a collection made with the settings of this index (``QdrantIndex.create(settings=...)``).

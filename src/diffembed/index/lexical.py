@@ -4,8 +4,8 @@ Two things happen to a text, the same for chunks and queries:
 
 - ``form`` (here): runs of some scripts become overlapping pieces of so many characters, the ends of a run shorter ones.
   Pairs of Chinese, Japanese and Korean (whose particles stick to words); threes of Thai, Lao, Khmer and Burmese, which
-  set no blanks between words either, and of Arabic script, where articles and endings stick to them. Threes instead of
-  pairs gain 0.08 of nDCG@10 on Thai, instead of words 0.11 on Arabic, and lose 0.04 on Chinese and Japanese.
+  set no blanks between words either, and of Arabic script, where articles and endings stick to them.
+  ``benchmarks/hybrid.py`` compares this with words and with threes everywhere.
 - FTS5's tokenizer ``porter unicode61`` then splits at everything but letters, digits and marks, lowers case, drops the
   accents of Latin letters, and takes English endings off. The endings are rules about ASCII letters, so other scripts
   never meet them; in other languages of the Latin script they cost less than they bring (docs/index.md has figures).

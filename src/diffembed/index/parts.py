@@ -62,7 +62,12 @@ def open_snapshot(folder: Path, catalog: Catalog, settings: Settings, before: Sn
     for listed in catalog.segments():
         known = opened.get(listed.name)
         segment = known.segment if known else open_listed(folder, listed, settings.dims)
-        # a segment may be sealed as it stands, so a known one without a coarse index is looked at again
-        sealed = known.sealed if known and known.sealed else open_sealed(folder, listed, settings.dims)
+        # a segment may be sealed as it stands or tuned anew, so what is known of a coarse index is compared
+        tuning = Tuning.from_json(listed.tuning)
+        sealed = known.sealed if known else None
+        if sealed is None or tuning is None:
+            sealed = open_sealed(folder, listed, settings.dims)
+        elif sealed.tuning != tuning:
+            sealed = Sealed(sealed.coarse, tuning)
         parts.append(Part(segment, live_mask(segment, catalog.deleted(listed.id)), sealed))
     return Snapshot(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy.typing as npt
@@ -14,12 +14,24 @@ from diffembed.index.encoding import Progress, TextEncoder
 from diffembed.index.filters import Where, parse_filter
 from diffembed.index.incoming import vector_ids, vector_rows
 from diffembed.index.qdrant_calls import ATTEMPTS
-from diffembed.index.qdrant_collection import Collection, add_shard, connect, make_collection, open_collection
+from diffembed.index.qdrant_collection import (
+    Collection,
+    add_shard,
+    complete,
+    connect,
+    make_collection,
+    open_collection,
+)
 from diffembed.index.qdrant_forms import CollectionSettings
 from diffembed.index.qdrant_points import qdrant_filter
 from diffembed.index.qdrant_search import Searcher
-from diffembed.index.qdrant_transfer import TransferReport, fetch
-from diffembed.index.qdrant_writing import CollectionSink, delete_documents, delete_vectors, write_vectors
+from diffembed.index.qdrant_writing import (
+    CollectionSink,
+    count_documents,
+    delete_documents,
+    delete_vectors,
+    write_vectors,
+)
 from diffembed.index.records import WriteReport, integer_id, record_keys, write_to
 from diffembed.index.refresh import settings_for
 from diffembed.index.schema import Settings
@@ -28,6 +40,34 @@ from diffembed.index.segments import FloatArray, IdArray, Int8Rows
 from diffembed.text.chunking import Strategy
 
 TIMEOUT = 60
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionStats:
+    """What a collection holds.
+
+    Attributes:
+        settings: what its vectors were made with.
+        form: how they are kept.
+        documents, rows: how many it holds, in the named shard if there is one; rows are chunks, or vectors.
+        status: ``green`` when all is done, ``yellow`` while graphs are being built, ``grey`` while that waits, ``red``
+            after a failure.
+        indexed: vectors in graphs, about, in all shards; the others are scanned.
+        segments: how many the server has made, in all shards.
+    """
+
+    settings: Settings
+    form: CollectionSettings
+    documents: int
+    rows: int
+    status: str
+    indexed: int
+    segments: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        told = asdict(self)
+        return {**told.pop("settings"), **told.pop("form"), **told}
 
 
 class QdrantIndex(TextSearch):
@@ -98,7 +138,9 @@ class QdrantIndex(TextSearch):
                 chunk_tokens=chunk_tokens,
                 chunking=chunking,
             )
-        client, call = connect(url, api_key=api_key, timeout=timeout, attempts=attempts, sleep=sleep)
+        client, call = connect(url, collection, api_key=api_key, timeout=timeout, attempts=attempts, sleep=sleep)
+        if call("look for the collection", client.collection_exists, collection):
+            raise InputError(f"{call.url} has a collection {collection!r} already; open it, or choose another name")
         index = cls(make_collection(client, call, collection, settings, form or CollectionSettings(), shard_key))
         index._encoder = encoder
         return index
@@ -131,7 +173,7 @@ class QdrantIndex(TextSearch):
             ClusterError: the server is away or refuses.
             MissingExtraError: qdrant-client is not installed.
         """
-        client, call = connect(url, api_key=api_key, timeout=timeout, attempts=attempts, sleep=sleep)
+        client, call = connect(url, collection, api_key=api_key, timeout=timeout, attempts=attempts, sleep=sleep)
         return cls(open_collection(client, call, collection, shard_key))
 
     @classmethod
@@ -156,7 +198,7 @@ class QdrantIndex(TextSearch):
             InputError: it was made with other values.
         """
         wanted = CollectionSettings(**form)
-        client, call = connect(url, api_key=None, timeout=timeout, attempts=ATTEMPTS, sleep=None)
+        client, call = connect(url, collection, api_key=None, timeout=timeout, attempts=ATTEMPTS, sleep=None)
         if not call("look for the collection", client.collection_exists, collection):
             return cls(make_collection(client, call, collection, settings, wanted, shard_key))
         found = open_collection(client, call, collection, shard_key)
@@ -164,7 +206,7 @@ class QdrantIndex(TextSearch):
         if other:
             told = ", ".join(f"{name}={getattr(found.form, name)!r}" for name in other)
             raise InputError(f"{found.place} was made with {told}; leave that out, or name a new collection")
-        add_shard(found)
+        complete(found)  # whoever made it may have been cut off
         return cls(found)
 
     def close(self) -> None:
@@ -230,22 +272,6 @@ class QdrantIndex(TextSearch):
             return delete_vectors(self._collection, [integer_id(id_) for id_ in given])
         return delete_documents(self._collection, map(str, given))
 
-    def copy_to(self, into: str | Path, *, progress: Progress | None = None) -> TransferReport:
-        """Write this collection into an index on disk, with its vectors exactly as they were before it got them.
-
-        Goes on where an earlier copy was cut off; ``Index.copy_to`` is the way there.
-
-        Args:
-            into: a folder: new, empty, or an index made with the settings of this collection.
-            progress: called with (chunks looked at, all).
-
-        Raises:
-            InputError: vectors that ``uint8`` has rounded.
-            IndexStoreError: the folder holds an index made for other vectors.
-            ClusterError: the server is away or refuses.
-        """
-        return fetch(self._collection, Path(into), progress)
-
     # Reading
 
     def _find(
@@ -270,6 +296,19 @@ class QdrantIndex(TextSearch):
         if where is not None and self.settings.vectors_only:
             raise InputError(f"{self.place} holds vectors only: there is no metadata for a filter to look at")
         return Searcher(self._collection, request, self._filter(where)).vectors(queries_QD)
+
+    def stats(self) -> CollectionStats:
+        """How much it holds, and how far the server is with its graphs."""
+        told = self._collection.info()
+        return CollectionStats(
+            settings=self.settings,
+            form=self.form,
+            documents=0 if self.settings.vectors_only else count_documents(self._collection),
+            rows=len(self),
+            status=told.status.value,
+            indexed=told.indexed_vectors_count or 0,
+            segments=told.segments_count,
+        )
 
     def _filter(self, where: Where | None) -> Any:
         return None if where is None else qdrant_filter(parse_filter(where))

@@ -73,7 +73,8 @@ class Caller:
                     raise
             else:
                 # An update that was accepted but not carried out in time comes back with status 200.
-                if getattr(getattr(answer, "status", None), "value", None) != "wait_timeout":
+                told = answer if isinstance(answer, list) else [answer]
+                if all(getattr(getattr(one, "status", None), "value", None) != "wait_timeout" for one in told):
                     return answer
                 problem = Problem("the write was not carried out in time", None, passing=True)
             if not problem.passing or attempt == self.attempts:
@@ -96,11 +97,14 @@ class Problem:
 
 def _problem(error: Exception) -> Problem | None:
     """What went wrong; ``None`` for an error that is not the server's."""
-    from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+    from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
     from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
     if isinstance(error, ResourceExhaustedResponse):
-        return Problem(f"too many requests ({error})", 429, passing=True, wait=min(error.retry_after_s, _LONGEST_PAUSE))
+        wait = min(max(error.retry_after_s, 0), _LONGEST_PAUSE)
+        return Problem(f"too many requests ({error})", 429, passing=True, wait=wait)
+    if isinstance(error, QdrantException):  # a Retry-After that the client cannot read: a date
+        return Problem(f"too many requests ({error})", 429, passing=True)
     if isinstance(error, UnexpectedResponse):
         status = error.status_code
         text = _said(error.content)

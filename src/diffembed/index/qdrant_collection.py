@@ -7,11 +7,13 @@ opens it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from diffembed.errors import ClusterError, IndexStoreError, InputError
+from diffembed.index.filters import BUILT_IN
 from diffembed.index.qdrant_calls import Caller, load_client
 from diffembed.index.qdrant_forms import CollectionSettings
 from diffembed.index.qdrant_points import fact_path, payload_size
@@ -22,8 +24,11 @@ FORMAT = 1
 POINTS_AT_ONCE = 512
 BYTES_AT_ONCE = 8_000_000  # a server refuses requests above 32 MB unless it is told otherwise
 QUERIES_AT_ONCE = 32
+HITS_AT_ONCE = 10_000  # of all queries of a request: with texts, some ten megabytes of answer
 IDS_AT_ONCE = 1000
 _VALUE_TEXT = 7  # bytes of a value in JSON, "-127.0" and a comma
+SERVER = (1, 20)
+"""The oldest server: 1.20 ranks words (hybrid), 1.19 has filters by prefix, 1.16 metadata of collections."""
 _NOT_FOUND = 404
 
 
@@ -57,8 +62,9 @@ class Collection:
     def query(self, requests: Sequence[Any]) -> list[list[Any]]:
         """The points of many searches."""
         found: list[list[Any]] = []
-        for start in range(0, len(requests), QUERIES_AT_ONCE):
-            part = list(requests[start : start + QUERIES_AT_ONCE])
+        step = max(1, min(QUERIES_AT_ONCE, HITS_AT_ONCE // max((request.limit for request in requests), default=1)))
+        for start in range(0, len(requests), step):
+            part = list(requests[start : start + step])
             answers = self.call("search", self.client.query_batch_points, self.name, part)
             found += [answer.points for answer in answers]
         return found
@@ -99,6 +105,10 @@ class Collection:
             if offset is None:
                 return
 
+    def info(self) -> Any:
+        """What the server says of it."""
+        return self.call("look at the collection", self.client.get_collection, self.name)
+
     def count(self, where: Any = None) -> int:
         """How many points a filter of Qdrant lets through."""
         options = {"count_filter": where, "exact": True, "shard_key_selector": self.shard_key}
@@ -118,10 +128,16 @@ class Collection:
         options = {"wait": True, "shard_key_selector": self.shard_key}
         self.call("delete points", self.client.delete, self.name, selector, **options)
 
-    def set_payload(self, payload: dict[str, Any], where: Any) -> None:
-        """Give new values to some keys of the payload of the points that a filter of Qdrant lets through."""
-        options = {"wait": True, "shard_key_selector": self.shard_key}
-        self.call("write metadata", self.client.set_payload, self.name, payload, where, **options)
+    def set_payloads(self, payloads: Iterable[tuple[dict[str, Any], Any]]) -> None:
+        """Give new values to some keys of the payload of the points that a filter lets through, many times."""
+        models = load_client().models
+        changes = [
+            models.SetPayloadOperation(
+                set_payload=models.SetPayload(payload=payload, filter=where, shard_key=self.shard_key)
+            )
+            for payload, where in payloads
+        ]
+        self.call("write metadata", self.client.batch_update_points, self.name, changes, wait=True)
 
     def check_shard(self) -> None:
         """Refuse to write to a collection with named shards without a name.
@@ -154,17 +170,21 @@ def point_of(id_: Any, vector_D: Any, payload: dict[str, Any]) -> tuple[Any, int
 
 
 def connect(
-    url: str, *, api_key: str | None, timeout: int, attempts: int, sleep: Callable[[float], None] | None
+    url: str, name: str, *, api_key: str | None, timeout: int, attempts: int, sleep: Callable[[float], None] | None
 ) -> tuple[Any, Caller]:
-    """A client of a server, and what makes its calls.
+    """A client of the server that has, or is to have, a collection, and what makes its calls.
 
     Raises:
-        InputError: an address that is none.
+        InputError: an address or a name that is none.
         MissingExtraError: qdrant-client is not installed.
     """
     library = load_client()
-    if not url.startswith(("http://", "https://")):
+    if not re.match(r"https?://[^/]", url):
         raise InputError(f"{url!r} is no address of a Qdrant server; give one like http://localhost:6333")
+    if "@" in url or "?" in url:  # it may be a secret, and would stand in every message
+        raise InputError("the address of the server has a user or a query in it; give the key as QDRANT_API_KEY")
+    if name in ("", ".", ".."):
+        raise InputError(f"{name!r} is no name of a collection; give one like notes")
     if timeout < 1 or attempts < 1:
         raise InputError(f"timeout is {timeout} s and attempts {attempts}; give at least 1 of each")
     caller = Caller(url.rstrip("/"), attempts)
@@ -182,16 +202,15 @@ def connect(
 def make_collection(
     client: Any, call: Caller, name: str, settings: Settings, form: CollectionSettings, shard_key: str | None
 ) -> Collection:
-    """Make an empty collection.
+    """Make an empty collection, whose name is free.
 
     Raises:
-        InputError: it is there already.
-        ClusterError: the server cannot do what is asked.
+        InputError: a shard key without named shards.
+        ClusterError: the server is too old, or cannot do what is asked.
     """
-    if call("look for the collection", client.collection_exists, name):
-        raise InputError(f"{call.url} has a collection {name!r} already; open it, or choose another name")
-    if form.hybrid:
-        require_version(client, call, (1, 20), "searching words (hybrid)")
+    collection = Collection(client, call, name, settings, form, shard_key)
+    _check_key(collection)
+    require_version(client, call)
     models = load_client().models
     told = {"format": FORMAT, "settings": asdict(settings), "form": asdict(form) | {"filters": list(form.filters)}}
     options: dict[str, Any] = {
@@ -214,16 +233,17 @@ def make_collection(
     try:
         call("make the collection", client.create_collection, name, **options)
     except ClusterError as error:
-        # A first attempt whose answer was lost may have made it.
+        # A first attempt whose answer was lost may have made it, or another process that copies a part of the index.
         if error.status != 409 or _mark_of(client, call, name) != told:
             raise
-    collection = Collection(client, call, name, settings, form, shard_key)
-    if _mark_of(client, call, name) is None:
-        call("delete the collection again", client.delete_collection, name)
-        raise ClusterError(f"{call.url} keeps no metadata of collections; it needs Qdrant 1.16 or newer")
+    complete(collection)
+    return collection
+
+
+def complete(collection: Collection) -> None:
+    """Make what belongs to a collection and is not there: its indexes, and the named shard that is written to."""
     _make_indexes(collection)
     add_shard(collection)
-    return collection
 
 
 def _quantization(form: CollectionSettings, models: Any) -> Any:
@@ -249,7 +269,11 @@ def _make_indexes(collection: Collection) -> None:
     models = load_client().models
     keyword = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, prefix=True, on_disk=True)
     schemas: dict[str, Any] = {"key": keyword, "chunk": models.PayloadSchemaType.INTEGER}
-    for name in collection.form.filters:
+    for field in collection.form.filters:
+        if field in BUILT_IN:  # key and path have one
+            schemas |= {"kind": keyword} if field == "kind" else {}
+            continue
+        name = field.removeprefix("metadata.")
         schemas[fact_path("s", name)] = keyword
         schemas[fact_path("n", name)] = models.PayloadSchemaType.FLOAT
         schemas[fact_path("b", name)] = models.PayloadSchemaType.INTEGER
@@ -270,10 +294,9 @@ def _make_indexes(collection: Collection) -> None:
 def add_shard(collection: Collection) -> None:
     """Make the named shard that is to be written to, if it is not there."""
     key = collection.shard_key
+    _check_key(collection)
     if key is None:
         return
-    if not collection.form.named_shards:
-        raise InputError(f"{collection.place} has no named shards; leave shard_key out")
     try:
         collection.call(
             f"make the shard {key!r}",
@@ -286,6 +309,11 @@ def add_shard(collection: Collection) -> None:
     except ClusterError as error:
         if "already exist" not in str(error):
             raise
+
+
+def _check_key(collection: Collection) -> None:
+    if collection.shard_key is not None and not collection.form.named_shards:
+        raise InputError(f"{collection.place} has no named shards; leave shard_key out")
 
 
 def open_collection(client: Any, call: Caller, name: str, shard_key: str | None) -> Collection:
@@ -314,9 +342,9 @@ def open_collection(client: Any, call: Caller, name: str, shard_key: str | None)
             f"{where} holds {kind} vectors of {size} dims, its metadata says {form.vectors} of {settings.dims}; "
             "import it again into a new collection"
         )
-    if shard_key is not None and not form.named_shards:
-        raise InputError(f"{where} has no named shards; leave shard_key out")
-    return Collection(client, call, name, settings, form, shard_key)
+    collection = Collection(client, call, name, settings, form, shard_key)
+    _check_key(collection)
+    return collection
 
 
 def _mark_of(client: Any, call: Caller, name: str) -> dict[str, Any] | None:
@@ -331,15 +359,11 @@ def _mark_of(client: Any, call: Caller, name: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def require_version(client: Any, call: Caller, least: tuple[int, int], what: str) -> None:
-    """Refuse a server that is too old.
-
-    Raises:
-        ClusterError: it is; the message says what is not to be had.
-    """
+def require_version(client: Any, call: Caller) -> None:
+    """Raise ``ClusterError`` for a server that is too old."""
     version = str(call("ask for the version", client.info).version)
     numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:2] if part.isdigit())
-    if numbers < least:
+    if numbers < SERVER:
         raise ClusterError(
-            f"{call.url} runs Qdrant {version}; {what} needs {least[0]}.{least[1]} or newer: update the server"
+            f"{call.url} runs Qdrant {version}; it has to be {SERVER[0]}.{SERVER[1]} or newer: update it"
         )

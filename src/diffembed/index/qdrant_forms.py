@@ -3,15 +3,14 @@
 Qdrant has no signed 8-bit vectors. What can stand for them, and what happens to the cosine on the way:
 
 - ``float16`` under Qdrant's Cosine distance. Qdrant divides a vector by its length before it stores it, so what it
-  keeps is the direction in half precision: cosines come out within 0.0003, and the integers can be had back exactly,
-  because their squared length goes along with the point (``restored``).
+  keeps is the direction in half precision: cosines come out within 0.0003.
 - ``uint8``: adding 128 to every value is exact, but under no distance of Qdrant does it keep the order of cosines: the
   shift bends angles, and Euclid and Dot follow the lengths, which differ from text to text (those of the embedded model
   by 28 %; of the true ten nearest the shifted vectors find 4.6). So every vector is first stretched to one length, 32
   a dimension, then rounded and shifted. For vectors of one length the order of Euclid distances is the order of
   cosines, and the cosine is ``1 - distance**2 / (2 * length**2)`` but for the rounding: 0.001 on the mean, 0.015 at
-  most in what was measured. Values over four times the root mean square are cut off.
-- ``float32``: as float16 at twice the size, for a server that is shared with tools that cannot read halves.
+  most in what was measured. Values over four times the root mean square are cut off. A vector of zeros has no
+  direction and would end up halfway to all others; one of alternating signs, close to none, stands for it.
 
 Beside the originals the engine keeps codes for the search: ``scalar`` (a byte a value), ``turbo4`` (half a byte) or
 ``binary`` (a bit, compared with an 8-bit query), and rescores what it finds by the originals.
@@ -19,22 +18,22 @@ Beside the originals the engine keeps codes for the search: ``scalar`` (a byte a
 
 from __future__ import annotations
 
+import hashlib
 import math
-import zlib
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 from diffembed.errors import InputError
 from diffembed.index.segments import FloatArray, Int8Rows, row_norms
 
-VectorForm = Literal["float16", "uint8", "float32"]
+VectorForm = Literal["float16", "uint8"]
 Quantization = Literal["scalar", "turbo4", "binary", "none"]
 FORMS: tuple[str, ...] = get_args(VectorForm)
 QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 
-_VALUE_BYTES = {"float16": 2.0, "uint8": 1.0, "float32": 4.0}
+_VALUE_BYTES = {"float16": 2.0, "uint8": 1.0}
 _CODE_BYTES = {"scalar": 1.0, "turbo4": 0.5, "binary": 0.125, "none": 0.0}
 OVERSAMPLING = {"scalar": 2.0, "turbo4": 2.0, "binary": 8.0, "none": 1.0}
 """How many times more points than asked for are rescored. Of the true ten nearest of 8,000 passages (embedded model,
@@ -55,8 +54,8 @@ class CollectionSettings:
         quantization: the codes for the search.
         oversampling: rescored points for each one asked for; ``None`` for what ``OVERSAMPLING`` says.
         on_disk: originals on disk, codes pinned in memory; False keeps the originals in memory too.
-        filters: fields of the metadata that get an index, so that filters by them are fast.
-        hybrid: an index of the words too (needs a server of version 1.20).
+        filters: fields (of the metadata, or ``kind``) that get an index, so that filters by them are fast.
+        hybrid: an index of the words too.
         shards: parts of the collection (of each named shard, if there are names); ``None`` lets the server choose.
         replicas: copies of each part.
         named_shards: points go to the shard that the writer names, not to one that their id draws.
@@ -112,8 +111,9 @@ def stored(rows_ND: Int8Rows, form: VectorForm) -> FloatArray:
         return rows
     norms = row_norms(rows_ND)[:, None]
     scale = np.divide(_length(rows.shape[1]), norms, out=np.zeros_like(norms), where=norms > 0)
-    stretched: FloatArray = np.clip(np.rint(rows * scale), -128, 127) + np.float32(128)
-    return stretched
+    stretched: FloatArray = np.clip(np.rint(rows * scale), -128, 127)
+    stretched[norms[:, 0] == 0] = _STRETCH * (1 - 2 * (np.arange(rows.shape[1]) % 2))
+    return stretched + np.float32(128)
 
 
 def cosine_of(score: float, form: VectorForm, dims: int) -> float:
@@ -125,36 +125,13 @@ def cosine_of(score: float, form: VectorForm, dims: int) -> float:
     return 1 - score**2 / (2 * _length(dims) ** 2) if form == "uint8" else score
 
 
-def restored(vector: Any, squared: int, crc: int, form: VectorForm) -> Int8Rows | None:
-    """The INT8 vector that a stored one was made from; ``None`` where rounding has lost it.
+def row_hash(row_D: Int8Rows) -> str:
+    """Of an INT8 vector, to see whether it is the one that a collection has.
 
-    Args:
-        vector: ``[D]`` as the engine gives it back.
-        squared: sum of the squares of the INT8 values, from the payload.
-        crc: their checksum, from the payload.
-        form: of the collection.
-
-    >>> restored([0.6, 0.8], 25, checksum(np.array([3, 4], np.int8)), "float16")
-    array([3, 4], dtype=int8)
+    >>> row_hash(np.array([3, 4], np.int8))
+    'c20182b4552b4576'
     """
-    values = np.asarray(vector, np.float64)
-    length = math.sqrt(squared)
-    if form == "uint8":
-        values = (values - 128) * (length / _length(len(values)))
-    else:
-        norm = float(np.linalg.norm(values))
-        values = values * (length / norm if norm else 0.0)
-    integers: Int8Rows = np.clip(np.rint(values), -128, 127).astype(np.int8)
-    return integers if checksum(integers) == crc else None
-
-
-def checksum(row_D: Int8Rows) -> int:
-    """Of an INT8 vector.
-
-    >>> checksum(np.array([3, 4], np.int8))
-    1838777637
-    """
-    return zlib.crc32(row_D.tobytes())
+    return hashlib.blake2b(row_D.tobytes(), digest_size=8).hexdigest()
 
 
 def _length(dims: int) -> float:

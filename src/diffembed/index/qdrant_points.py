@@ -3,10 +3,9 @@
 A point's id is made from the document's key and the chunk's number in it, so that whoever writes a document again
 writes the same points. The payload can be read by any client of Qdrant: ``key`` (of the document), ``chunk`` (number in
 it, from 0) of ``chunks``, ``text``, its place (``start``, ``end``, ``line_start``, ``line_end``), ``kind``, ``source``
-(``file`` or ``record``), ``hash`` (of the content), ``metadata``, and of the INT8 vector ``squared`` (its length,
-squared), ``crc`` and ``model`` (the first 12 digits of the model's fingerprint). ``facts`` holds the metadata once
-more, flat and by type, for filters: so a filter lets the same documents through as in an index on disk, whatever the
-nesting and however the names are spelled.
+(``file`` or ``record``), ``hash`` (of the content), ``model`` (the first 12 digits of the model's fingerprint) and
+``metadata``. ``facts`` holds the metadata once more, flat and by type, for filters: so a filter lets the same documents
+through as in an index on disk, whatever the nesting and however the names are spelled.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
-
-import numpy as np
 
 from diffembed.errors import InputError
 from diffembed.index.filters import (
@@ -32,7 +29,7 @@ from diffembed.index.filters import (
     absolute_paths,
 )
 from diffembed.index.qdrant_calls import load_client
-from diffembed.index.qdrant_forms import checksum
+from diffembed.index.qdrant_forms import row_hash
 from diffembed.index.schema import NewDocument, StoredChunk, StoredDocument, facts_of, metadata_text, typed
 from diffembed.index.segments import Int8Rows
 from diffembed.text.chunking import Chunk
@@ -56,8 +53,8 @@ def number_of(id_: Any) -> int:
     return id_ if isinstance(id_, int) else UUID(str(id_)).int >> 65
 
 
-def payload_of(document: NewDocument, number: int, vector: Mapping[str, Any]) -> dict[str, Any]:
-    """The payload of one chunk of a document; ``vector`` is what ``vector_payload`` says of its vector."""
+def payload_of(document: NewDocument, number: int, fingerprint: str) -> dict[str, Any]:
+    """The payload of one chunk of a document; ``fingerprint`` is the model's, empty if unknown."""
     chunk = document.chunks[number]
     return {
         "key": document.key,
@@ -72,18 +69,17 @@ def payload_of(document: NewDocument, number: int, vector: Mapping[str, Any]) ->
         "source": "file" if document.is_file else "record",
         "hash": document.content_hash,
         **document_payload(document.metadata),
-        **vector,
+        **_model(fingerprint),
     }
 
 
 def vector_payload(row_D: Int8Rows, fingerprint: str) -> dict[str, Any]:
-    """What is kept of a vector to have it back exactly, and of the model that made it if it is known.
+    """The payload of a vector without a document."""
+    return {"hash": row_hash(row_D), **_model(fingerprint)}
 
-    >>> vector_payload(np.array([3, 4], np.int8), "")
-    {'squared': 25, 'crc': 1838777637}
-    """
-    told: dict[str, Any] = {"squared": int((row_D.astype(np.int64) ** 2).sum()), "crc": checksum(row_D)}
-    return told | {"model": fingerprint[:12]} if fingerprint else told
+
+def _model(fingerprint: str) -> dict[str, Any]:
+    return {"model": fingerprint[:12]} if fingerprint else {}
 
 
 def document_payload(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,7 +215,7 @@ def _built_in(tree: Compare | OneOf | Prefix, models: Any) -> Any:
         found = _prefix(path, tree.prefix, models)
     else:
         values = tree.values if isinstance(tree, OneOf) else (tree.value,)
-        if not values or not all(isinstance(value, str) for value in values):
+        if not all(isinstance(value, str) for value in values):
             raise InputError(f"{tree.field} is a string; compare it with strings")
         if isinstance(tree, Compare) and tree.op != "=":
             return _ordered(tree, tree.field, models)

@@ -102,6 +102,8 @@ class Searcher:
             scores = reciprocal_ranks([[number for number, _ in _in_order(dense)], words])
         else:
             scores = weighted_sums(cosines, bm25, self.request.weight)
+        # A point that was deleted between the requests has no cosine.
+        scores = {number: score for number, score in scores.items() if number in cosines}
         return [self._answer(points[n], scores[n], cosines[n], bm25.get(n, 0.0)) for n in ranked(scores, many)]
 
     def _answer(self, point: Any, score: float, cosine: float, bm25: float | None) -> Answer:

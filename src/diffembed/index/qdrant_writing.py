@@ -20,6 +20,7 @@ from diffembed.index.qdrant_points import (
     document_of,
     document_payload,
     payload_of,
+    payload_size,
     point_id,
     vector_payload,
 )
@@ -35,7 +36,7 @@ class CollectionSink:
 
     def __init__(self, collection: Collection) -> None:
         self.collection = collection
-        self._known: dict[str, StoredDocument | None] = {}
+        self._known: dict[str, StoredDocument | None] = {}  # of the records that come next
 
     @property
     def settings(self) -> Settings:
@@ -64,10 +65,11 @@ class CollectionSink:
         described: Iterable[tuple[StoredDocument, Mapping[str, Any]]] = (),
     ) -> None:
         """Store documents with the vectors of their chunks; ``described`` get other metadata only."""
+        changes = {document.key: metadata for document, metadata in described}
+        for key in [document.key for document in documents] + list(changes):
+            self._known.pop(key, None)
         write_documents(self.collection, documents, rows_ND)
-        for document, metadata in described:
-            self.collection.set_payload(document_payload(metadata), _with_keys([document.key]))
-        self._known = {}
+        write_metadata(self.collection, changes)
 
 
 def stored_documents(collection: Collection, keys: Sequence[str]) -> dict[str, StoredDocument | None]:
@@ -101,18 +103,37 @@ def write_documents(collection: Collection, documents: Sequence[NewDocument], ro
             collection.delete(_beyond(part))
         except ClusterError as error:
             cause = cause or error
-            failed |= dict.fromkeys(document.key for document in part)
+            rest = documents[start:] if _away(error) else part
+            failed |= dict.fromkeys(document.key for document in rest)
+            if _away(error):
+                break
     for batch in collection.batches(_points(collection, documents, rows_ND, failed)):
         try:
             collection.upsert(batch)
         except ClusterError as error:
             cause = cause or error
             failed |= dict.fromkeys(point.payload["key"] for point in batch)
-            if error.status is None or error.status >= 500:  # the server is away: what follows would fail too
+            if _away(error):
                 failed |= dict.fromkeys(_from(documents, batch[-1].payload["key"]))
                 break
     if cause is not None:
         raise partial_failure(list(failed), len(documents), cause)
+
+
+def write_metadata(collection: Collection, changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give documents other metadata.
+
+    Raises:
+        ClusterError: some did not get it; ``failed`` has their keys.
+    """
+    payloads = ((key, document_payload(metadata)) for key, metadata in changes.items())
+    done = 0
+    for batch in collection.batches(((key, payload), payload_size(payload)) for key, payload in payloads):
+        try:
+            collection.set_payloads((payload, _with_keys([key])) for key, payload in batch)
+        except ClusterError as error:
+            raise partial_failure(list(changes)[done:], len(changes), error) from None
+        done += len(batch)
 
 
 def partial_failure(failed: Sequence[str], of: int, cause: ClusterError) -> ClusterError:
@@ -128,17 +149,20 @@ def partial_failure(failed: Sequence[str], of: int, cause: ClusterError) -> Clus
 def _points(
     collection: Collection, documents: Sequence[NewDocument], rows_ND: Int8Rows, failed: Mapping[str, None]
 ) -> Iterator[tuple[Any, int]]:
-    vectors = stored(rows_ND, collection.form.vectors)
     at = 0
     for document in documents:
         for number in range(len(document.chunks)):
             if document.key in failed:
                 break
-            payload = payload_of(
-                document, number, vector_payload(rows_ND[at + number], collection.settings.fingerprint)
-            )
-            yield point_of(point_id(document.key, number), vectors[at + number], payload)
+            payload = payload_of(document, number, collection.settings.fingerprint)
+            vector = stored(rows_ND[at + number : at + number + 1], collection.form.vectors)[0]
+            yield point_of(point_id(document.key, number), vector, payload)
         at += len(document.chunks)
+
+
+def _away(error: ClusterError) -> bool:
+    """Whether what follows would fail too: the server was given up, and did not refuse what it was sent."""
+    return error.status is None or error.status >= 500 or error.status in (408, 429)
 
 
 def _from(documents: Sequence[NewDocument], key: str) -> list[str]:
@@ -168,14 +192,19 @@ def _beyond(documents: Sequence[NewDocument]) -> Any:
     )
 
 
+def count_documents(collection: Collection, within: Sequence[Any] = ()) -> int:
+    """How many documents there are that some filters of Qdrant let through."""
+    models = load_client().models
+    first = models.FieldCondition(key="chunk", match=models.MatchValue(value=0))
+    return collection.count(models.Filter(must=[first, *within]))
+
+
 def delete_documents(collection: Collection, keys: Iterable[str]) -> int:
     """Take documents away; returns how many of them there were."""
-    models = load_client().models
     removed, given = 0, iter(dict.fromkeys(keys))
     while part := list(islice(given, DOCUMENTS_AT_ONCE)):
         where = _with_keys(part)
-        first = models.FieldCondition(key="chunk", match=models.MatchValue(value=0))
-        removed += collection.count(models.Filter(must=[where, first]))
+        removed += count_documents(collection, [where])
         collection.delete(where)
     return removed
 
@@ -186,10 +215,10 @@ def write_vectors(collection: Collection, rows_ND: Int8Rows, ids_N: IdArray) -> 
     Raises:
         ClusterError: some were not written; ``failed`` has their ids.
     """
-    vectors, fingerprint = stored(rows_ND, collection.form.vectors), collection.settings.fingerprint
+    form, fingerprint = collection.form.vectors, collection.settings.fingerprint
     points = (
-        point_of(int(id_), vector, vector_payload(row, fingerprint))
-        for id_, vector, row in zip(ids_N, vectors, rows_ND, strict=True)
+        point_of(int(id_), stored(row[None, :], form)[0], vector_payload(row, fingerprint))
+        for id_, row in zip(ids_N, rows_ND, strict=True)
     )
     written = 0
     for batch in collection.batches(points):

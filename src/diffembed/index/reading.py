@@ -120,8 +120,17 @@ class IndexReader(TextSearch):
         )
 
     def chunks(self, ids: Sequence[int]) -> list[StoredChunk]:
-        """Text and place of chunks by id."""
-        return self._catalog.chunks([int(i) for i in ids])
+        """Text and place of chunks by id.
+
+        Raises:
+            InputError: an id that is not there: a replaced document has chunks of new ids.
+        """
+        wanted = [int(i) for i in ids]
+        with self._catalog.reading():
+            missing = set(wanted) - self._catalog.owners(wanted).keys()
+            if missing:
+                raise InputError(f"{self.path} has no chunk {min(missing)}; search again, replaced texts have new ids")
+            return self._catalog.chunks(wanted)
 
     def _rows_where(self, where: Where | None) -> IdArray | None:
         if where is None:

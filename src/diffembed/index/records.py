@@ -17,7 +17,7 @@ from diffembed.errors import InputError
 from diffembed.index.encoding import Progress, TextEncoder, encode_chunks
 from diffembed.index.incoming import Record, read_record, vector_ids, vector_rows
 from diffembed.index.refresh import BATCH_CHUNKS
-from diffembed.index.schema import NewDocument, Settings, StoredDocument
+from diffembed.index.schema import NewDocument, Settings, StoredDocument, require_unicode
 from diffembed.index.segments import Int8Rows
 from diffembed.index.store import Store, open_existing
 from diffembed.text.chunking import Chunk
@@ -102,14 +102,12 @@ def write_to(
     if sink.settings.vectors_only:
         raise InputError(f"{name} holds vectors only, no texts; use add_vectors, or make an index for records")
     work = _Writing(sink, model, replace, progress)
-    for given in records:
-        try:
+    try:
+        for given in records:
             work.take(read_record(given, sink.settings))
-        except InputError as error:
-            done = work.stored
-            raise InputError(
-                f"{error} (of the records before it {done:,} are stored)" if done else str(error)
-            ) from None
+    except InputError as error:
+        done = work.stored
+        raise InputError(f"{error} (of the records before it {done:,} are stored)" if done else str(error)) from None
     work.commit()
     return work.report()
 
@@ -124,6 +122,7 @@ class _Writing:
         self.batch: dict[str, tuple[Record, list[Chunk]]] = {}
         self.described: dict[str, tuple[StoredDocument, Mapping[str, Any]]] = {}
         self.waiting = 0  # chunks in the batch
+        self.replacing = 0  # records in the batch that take the place of another
         self.counts = {"added": 0, "replaced": 0, "described": 0, "unchanged": 0, "chunks": 0}
         self.truncated: list[str] = []
         self.chunker: Chunker | None = None
@@ -151,11 +150,12 @@ class _Writing:
                 self.counts["unchanged"] += 1
                 return
             self.described[record.key] = known, record.metadata
-            return
-        chunks = self._chunks(record)
-        self.batch[record.key] = record, chunks
-        self.waiting += len(chunks)
-        if self.waiting >= BATCH_CHUNKS:
+        else:
+            chunks = self._chunks(record)
+            self.batch[record.key] = record, chunks
+            self.waiting += len(chunks)
+            self.replacing += known is not None
+        if self.waiting + len(self.described) >= BATCH_CHUNKS:
             self.commit()
 
     def _chunks(self, record: Record) -> list[Chunk]:
@@ -174,13 +174,12 @@ class _Writing:
             NewDocument(r.key, 0, 0, r.content_hash, r.kind, chunks, r.metadata, is_file=False)
             for r, chunks in self.batch.values()
         ]
-        replaced = sum(self.store.document(key) is not None for key in self.batch)
         self.store.add(documents, self._rows(), described=self.described.values())
-        self.counts["replaced"] += replaced
-        self.counts["added"] += len(self.batch) - replaced
+        self.counts["replaced"] += self.replacing
+        self.counts["added"] += len(self.batch) - self.replacing
         self.counts["described"] += len(self.described)
         self.counts["chunks"] += self.waiting
-        self.batch, self.described, self.waiting = {}, {}, 0
+        self.batch, self.described, self.waiting, self.replacing = {}, {}, 0, 0
         if self.progress is not None:
             self.progress(self.stored, 0)
 
@@ -243,6 +242,7 @@ def record_keys(ids: Iterable[str | int]) -> list[str | int]:
     for id_ in given:
         if isinstance(id_, bool) or not isinstance(id_, str | int | np.integer):
             raise InputError(f"{id_!r} is no id; give strings, or integers")
+        require_unicode(f"id {id_!r}", str(id_))
     return given
 
 

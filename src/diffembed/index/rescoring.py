@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +14,6 @@ from diffembed.index.segments import FloatArray, IdArray, Int8Rows, Segment, row
 # One query: a block of float32 copies stays in the second-level cache, and BLAS starts no threads.
 # Many queries: blocks large enough for full matrix products, of which the scores are a few megabytes.
 _BLOCK_VALUES, _BATCH_VALUES, _BATCH_QUERIES, _BATCH_SCORES = 128 * 1024, 2 << 20, 256, 1 << 20
-_WANT_ROWS = 32
-"""Fewer rows than this are simply read: asking the kernel for them first costs more than it can save."""
 
 
 def cosines_with(query_D: Int8Rows, rows_ND: Int8Rows, norms_N: FloatArray) -> FloatArray:
@@ -41,10 +40,8 @@ def cosines_with(query_D: Int8Rows, rows_ND: Int8Rows, norms_N: FloatArray) -> F
 def rescored(segment: Segment, query_D: Int8Rows, places: IdArray) -> FloatArray:
     """``[N]`` cosines of a query with the rows at some places of a segment.
 
-    Rows that are not in memory are read from the disk all at once, not one after another.
+    ``Segment.want`` them first: then a cold disk reads them all at once, not one after another.
     """
-    if len(places) >= _WANT_ROWS:
-        segment.want(places)
     rows = segment.rows_at(places)
     return cosines_with(query_D, rows, row_norms(rows))  # lengths are cheaper to count than to read from elsewhere
 
@@ -120,6 +117,11 @@ def _pieces(segment: Segment, step: int, places: IdArray | None) -> Iterator[tup
         segment.want(here)
         rows = segment.rows_at(here)
         yield here, rows, row_norms(rows)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def _exact_kind(dims: int) -> Any:

@@ -7,7 +7,6 @@ part in the coarse search itself, so that they never cost answers.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,12 +18,15 @@ import numpy.typing as npt
 
 from diffembed.errors import InputError
 from diffembed.index.coarse import Coarse, selector
-from diffembed.index.rescoring import Best, rescored, scan
+from diffembed.index.rescoring import Best, cores, rescored, scan
 from diffembed.index.segments import FloatArray, IdArray, Int8Rows, Segment
 from diffembed.index.tuning import Tuning
 
 EXACT_VALUES = 64_000_000
 """Up to this many int8 values (rows x dims; 250,000 rows of 256) the exact scan answers in about 20 ms on one core."""
+
+_LARGE_FILTER = 10_000
+"""What a filter of so many ids or more comes to is kept for the next search: it takes longer than the search."""
 
 _SURVIVOR_VALUES = 16_000_000
 """Rows that a filter leaves are looked at one by one up to this many values; they lie apart and are slower to read."""
@@ -63,14 +65,41 @@ class Part:
         return None if self.live is None else selector(self.live)
 
 
+class _Left:
+    """What a filter leaves of a part: ``places`` of live rows, and faiss's form of them, made when first used."""
+
+    def __init__(self, part: Part, allowed: IdArray) -> None:
+        places = part.segment.places_of(allowed)
+        self._part = part
+        self.places = places if part.live is None else places[part.live[places]]
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """A value for each row of the segment."""
+        mask = np.zeros(len(self._part.segment), np.bool_)
+        mask[self.places] = True
+        return mask
+
+    @cached_property
+    def selector(self) -> Any:
+        """For ``Coarse.search``."""
+        return selector(self.mask)
+
+
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A sealed part with what one call asks of it."""
+    """A sealed part with what one call asks of it.
+
+    Attributes:
+        rows: how many of its rows may be found.
+        chosen: faiss's form of these rows; ``None`` for all.
+    """
 
     part: Part
-    coarse: Coarse
+    sealed: Sealed
     probes: int
     candidates: int
+    rows: int
     chosen: Any
 
 
@@ -79,6 +108,7 @@ class Snapshot:
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = tuple(parts)
+        self._filtered: tuple[IdArray, list[_Left]] | None = None  # the last large filter
 
     @classmethod
     def in_memory(cls, rows_ND: Int8Rows) -> Snapshot:
@@ -104,7 +134,8 @@ class Snapshot:
         Args:
             queries_QD: int8.
             top: how many.
-            allowed: ascending ids of the rows that may be found; ``None`` for all.
+            allowed: ascending ids of the rows that may be found; ``None`` for all. Not to be changed afterwards: what
+                was worked out about a large filter is used again when the same array comes with the next search.
             exact: look at every row, also in sealed segments.
             threads: for several queries; ``None`` for one on each core. A single query takes one.
 
@@ -119,55 +150,54 @@ class Snapshot:
             raise InputError(f"queries must be [Q, D] int8, not {queries_QD.ndim}-d {queries_QD.dtype}")
         if top < 1:
             raise InputError(f"top is {top}; ask for at least 1 result")
-        if allowed is not None and (np.diff(allowed) <= 0).any():
-            raise InputError("allowed must be ascending ids, each once; sort them with numpy.unique")
         dims = self.parts[0].segment.dims if self.parts else queries_QD.shape[1]
         if queries_QD.shape[1] != dims:
             raise InputError(f"queries are {queries_QD.shape[1]} wide, the index {dims}; encode them with its model")
         best = Best(len(queries_QD), top)
+        left = [None] * len(self.parts) if allowed is None else self._left(allowed)
         sealed = []
-        for part in self.parts:
-            places = None if allowed is None else _places(part, allowed)
-            asked = None if exact else _ask(part, top, places)
+        for part, rest in zip(self.parts, left, strict=True):
+            asked = None if exact else _ask(part, top, rest)
             if asked is not None:
                 sealed.append(asked)
-            elif places is None:
+            elif rest is None:
                 scan(part.segment, queries_QD, best, live=part.live)
-            elif 2 * len(places) > len(part.segment):  # in order is faster than one by one
-                scan(part.segment, queries_QD, best, live=_mask(part, places))
-            elif len(places):
-                scan(part.segment, queries_QD, best, places=places)
+            elif 2 * len(rest.places) > len(part.segment):  # in order is faster than one by one
+                scan(part.segment, queries_QD, best, live=rest.mask)
+            elif len(rest.places):
+                scan(part.segment, queries_QD, best, places=rest.places)
         if sealed:
             _each(queries_QD, sealed, best, threads)
         return best.ids, best.scores
 
+    def _left(self, allowed: IdArray) -> list[_Left]:
+        """What a filter leaves of every part."""
+        known = self._filtered
+        if known is not None and known[0] is allowed:
+            return known[1]
+        if (np.diff(allowed) <= 0).any():
+            raise InputError("allowed must be ascending ids, each once; sort them with numpy.unique")
+        left = [_Left(part, allowed) for part in self.parts]
+        if len(allowed) >= _LARGE_FILTER:
+            self._filtered = allowed, left
+        return left
 
-def _places(part: Part, allowed: IdArray) -> IdArray:
-    places = part.segment.places_of(allowed)
-    return places if part.live is None else places[part.live[places]]
 
-
-def _ask(part: Part, top: int, places: IdArray | None) -> _Asked | None:
+def _ask(part: Part, top: int, left: _Left | None) -> _Asked | None:
     """How to search a part coarsely; ``None`` if it is to be scanned."""
     if part.sealed is None:
         return None
-    coarse, (probes, candidates) = part.sealed.coarse, part.sealed.tuning.at(top)
-    count = part.rows if places is None else len(places)
-    if count <= candidates:
+    sealed, (probes, candidates) = part.sealed, part.sealed.tuning.at(top)
+    rows = part.rows if left is None else len(left.places)
+    if rows <= candidates:
         return None
-    if places is None:
-        return _Asked(part, coarse, probes, candidates, part.live_selector)
-    if len(places) * part.segment.dims <= _SURVIVOR_VALUES:
+    if left is None:
+        return _Asked(part, sealed, probes, candidates, rows, part.live_selector)
+    if rows * part.segment.dims <= _SURVIVOR_VALUES:
         return None
     # among fewer rows the nearest lie farther away: scan as many survivors as there would be rows without a filter
-    probes = min(coarse.lists, math.ceil(probes * len(part.segment) / len(places)))
-    return _Asked(part, coarse, probes, candidates, selector(_mask(part, places)))
-
-
-def _mask(part: Part, places: IdArray) -> npt.NDArray[np.bool_]:
-    mask = np.zeros(len(part.segment), np.bool_)
-    mask[places] = True
-    return mask
+    probes = min(sealed.coarse.lists, math.ceil(probes * len(part.segment) / rows))
+    return _Asked(part, sealed, probes, candidates, rows, left.selector)
 
 
 def _each(queries_QD: Int8Rows, sealed: Sequence[_Asked], best: Best, threads: int | None) -> None:
@@ -176,7 +206,7 @@ def _each(queries_QD: Int8Rows, sealed: Sequence[_Asked], best: Best, threads: i
     def one(number: int) -> None:
         _coarse(queries_QD[number], number, sealed, best)
 
-    workers = min(len(queries_QD), threads or _cores())
+    workers = min(len(queries_QD), threads or cores())
     if workers == 1:
         for number in range(len(queries_QD)):
             one(number)
@@ -186,23 +216,33 @@ def _each(queries_QD: Int8Rows, sealed: Sequence[_Asked], best: Best, threads: i
             pass  # an exception of a thread is raised here
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
 def _coarse(query_D: Int8Rows, number: int, sealed: Sequence[_Asked], best: Best) -> None:
     """One query: candidates of all sealed parts, of which the most promising are rescored."""
     named = [
-        asked.coarse.search(query_D, probes=asked.probes, candidates=asked.candidates, chosen=asked.chosen)
+        asked.sealed.coarse.search(query_D, probes=asked.probes, candidates=asked.candidates, chosen=asked.chosen)
         for asked in sealed
     ]
-    # Segments compete: together they need more candidates than one of them, but far from as many as all of them.
-    most = max(asked.candidates for asked in sealed)
-    total = math.ceil(most * (1 + math.log2(len(sealed)) / 4))
+    total = _pooled(sealed, best.top)
     scores = np.concatenate([distances for _, distances in named])
     limit = np.partition(scores, total - 1)[total - 1] if len(scores) > total else np.inf
-    for asked, (places, distances) in zip(sealed, named, strict=True):
-        near = np.sort(places[distances <= limit])  # in file order: kinder to a cold disk
-        if len(near):
-            segment = asked.part.segment
-            best.show(number, segment.ids_at(near), rescored(segment, query_D, near))
+    near = [np.sort(places[distances <= limit]) for places, distances in named]  # in file order: kinder to a cold disk
+    for asked, places in zip(sealed, near, strict=True):
+        asked.part.segment.want(places)  # of all segments before the first is read
+    for asked, places in zip(sealed, near, strict=True):
+        segment = asked.part.segment
+        cosines = rescored(segment, query_D, places)
+        top = np.argsort(-cosines, kind="stable")[: best.top]  # places ascend, so equal cosines stay in order of ids
+        segment.want_ids(places[top])
+        best.show(number, segment.ids_at(places[top]), cosines[top])
+
+
+def _pooled(sealed: Sequence[_Asked], top: int) -> int:
+    """How many of the candidates of several segments are rescored.
+
+    A segment with a share of all rows holds about that share of the answers. What it takes to find so many of its
+    nearest rows was found out when it was tuned; each segment is granted that, and the estimated distances decide who
+    uses it. So the answers may as well all stand in one segment, and the sum is far from what all name together.
+    """
+    rows = sum(asked.rows for asked in sealed)
+    granted = sum(asked.sealed.tuning.granted(top, asked.rows / rows) for asked in sealed)
+    return max(math.ceil(granted), max(asked.candidates for asked in sealed))

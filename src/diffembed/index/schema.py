@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffembed.errors import InputError
 from diffembed.text.chunking import Chunk, Strategy
 from diffembed.text.readers import TextKind
 
@@ -235,6 +236,16 @@ def typed(value: Any) -> tuple[str, Any]:
     if isinstance(value, bool):
         return "b", int(value)
     return ("s", value) if isinstance(value, str) else ("n", value)
+
+
+def require_unicode(what: str, text: str) -> None:
+    """Raise ``InputError`` for a text that cannot be written down."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{what} has a lone surrogate (half a UTF-16 pair) at character {error.start}; replace it"
+        ) from None
 
 
 def metadata_text(metadata: Mapping[str, Any]) -> str:

@@ -147,10 +147,7 @@ def _dense(snapshot: Snapshot, query_D: Int8Rows, top: int, request: Request) ->
 
 def _owners(catalog: Catalog, ids: Sequence[int]) -> dict[int, int]:
     """The document of each chunk."""
-    rows = catalog.query(
-        "SELECT id, document FROM chunks WHERE id IN (SELECT value FROM json_each(?))", [json.dumps(ids)]
-    )
-    owners = dict(rows)
+    owners = catalog.owners(ids)
     if len(owners) != len(ids):
         raise IndexStoreError(
             f"{catalog.folder} has vectors without a chunk; run: diffembed index verify {catalog.folder}"

@@ -106,6 +106,11 @@ class Segment:
         if self._file:
             self._file.want(self._places["rows"] + places * self.dims, self.dims)
 
+    def want_ids(self, places: IdArray) -> None:
+        """As ``want``, for the ids of rows."""
+        if self._file and not isinstance(self._ids, range):
+            self._file.want(HEADER_BYTES + 8 * places, 8)
+
     def want_near(self, places: IdArray) -> None:
         """As ``want``, for ascending places that lie close together: one read from the first to the last."""
         if self._file and len(places):

@@ -23,7 +23,7 @@ from diffembed.index.schema import NewDocument, Settings, StoredDocument, Stored
 from diffembed.index.seal import check_seal, read_seal, seal
 from diffembed.index.segments import IdArray, Int8Rows, Segment, write_segment
 from diffembed.index.storage import LOCK_NAME, fsync_folder, writer_lock, writer_lock_if_free
-from diffembed.index.tuning import RECALL
+from diffembed.index.tuning import Tuning
 
 
 class Store:
@@ -109,14 +109,14 @@ class Store:
 
     @contextmanager
     def _new_segment(self, ids_N: IdArray, rows_ND: Int8Rows) -> Iterator[int]:
-        """A transaction that begins with a new segment, whose number it yields; without it the file goes again."""
+        """A transaction that begins with a new segment, whose number it yields.
+
+        If it fails, the file stays for the next opening to remove: an interrupt that arrives with the commit must not
+        take away a file that the catalog lists.
+        """
         name = self._write_segment(ids_N, rows_ND)
-        try:
-            with self.catalog.writing():
-                yield self.catalog.add_segment(name, len(ids_N))
-        except BaseException:
-            (self.folder / SEGMENTS / name).unlink(missing_ok=True)
-            raise
+        with self.catalog.writing():
+            yield self.catalog.add_segment(name, len(ids_N))
 
     def _open(self, listed: StoredSegment) -> Segment:
         if listed.name not in self._opened:
@@ -128,26 +128,26 @@ class Store:
         self._compaction().merge_small()
         self._opened.clear()
 
-    def compact(self, *, recall: float = RECALL, progress: Progress | None = None) -> None:
+    def compact(self, *, recall: float | None = None, progress: Progress | None = None) -> None:
         """Join all segments below the sealed size, drop every dead row, build and tune coarse indexes.
 
         A run that was killed goes on where it was. Readers go on reading meanwhile.
 
         Args:
-            recall: share of the exact answers that sealed segments are tuned to find, in 0 to 1; those that are
-                sealed already keep their tuning.
+            recall: share of the exact answers that sealed segments are tuned to find, in 0 to 1, those too that were
+                tuned for another; unless given, new ones are tuned for ``tuning.RECALL`` and the others stay.
             progress: called with (rows done, rows to do).
 
         Raises:
             InputError: ``recall`` is no share.
             IndexStoreError: damaged, or cannot be written; the index is as it was.
         """
-        if not 0 < recall <= 1:
+        if recall is not None and not 0 < recall <= 1:
             raise InputError(f"recall is {recall}; give a share above 0 and up to 1")
         self._compaction(recall).compact(progress)
         self._opened.clear()
 
-    def _compaction(self, recall: float = RECALL) -> Compaction:
+    def _compaction(self, recall: float | None = None) -> Compaction:
         return Compaction(self.folder, self.catalog, self.settings.dims, wanted=recall)
 
     def _write_segment(self, ids: np.ndarray, rows_ND: Int8Rows) -> str:
@@ -294,7 +294,9 @@ def unlisted(catalog: Catalog) -> list[Path]:
     present = list(
         (catalog.folder / SEGMENTS).glob("*")
     )  # before the catalog is read: a file committed after is not an orphan
-    listed = {name for segment in catalog.segments() for name in (segment.name, segment.name + SUFFIX)}
+    segments = catalog.segments()
+    listed = {segment.name for segment in segments}
+    listed |= {segment.name + SUFFIX for segment in segments if Tuning.from_json(segment.tuning) is not None}
     return [path for path in present if path.name not in listed]
 
 

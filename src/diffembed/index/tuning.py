@@ -4,9 +4,9 @@ No constant fits: the more rows compete, the more candidates it takes, and how m
 rows of the segment ask, exact search answers, and the cheapest setting that finds the wanted share of the answers wins.
 
 A row alone is too easy a question: it lies among its neighbours, and real questions lie apart from all rows. Each row
-that asks is therefore moved off at random, by up to one and a half times its length. At that end it is as hard as real
-questions, at the other as passages looking for passages (measured on questions and passages of 126 sets with the
-embedded model: to find 0.95 takes four times the lists for questions).
+that asks is therefore moved off at random, by half to one and a half times its length, in directions in which the rows
+themselves differ: noise in all directions would weigh less the more dims there are. `benchmarks/search.py` compares the
+recall found so with that of real questions (`PART.tuned_recall`, `PART.questions.recall_at_10`).
 """
 
 from __future__ import annotations
@@ -14,24 +14,27 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from diffembed.index.coarse import Coarse, unit_rows
 from diffembed.index.coarse_build import Codes, Progress
-from diffembed.index.rescoring import Best, scan
+from diffembed.index.rescoring import Best, cores, scan
 from diffembed.index.segments import IdArray, Int8Rows, Segment
 from diffembed.vectors.quantize import scaled_int8
 
 RECALL = 0.95
-TIERS = (10, 100, 1000)
-_QUERIES = 256
+_QUESTIONS = {10: 512, 100: 256, 1000: 128}  # the more answers each has, the fewer tell the share to half a percent
 _FEWEST = 256  # the first number of lists that is tried is one in so many
-_MARGIN = 0.01  # asked for on top, since the figure comes from a sample
-_FARTHEST = 1.5  # how far rows that ask are moved, in lengths
+_MARGIN = 0.005  # asked for on top: about the standard error of a sample of this size
+_MOVED = (0.5, 1.5)  # how far rows that ask are moved, in lengths
+_AROUND = 1024  # rows whose differences say in which directions
 _SEED = 20261123
 _FACTORS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+_STEP = 1.25  # from one number of lists to the next
 _MOST_CANDIDATES = 20_000
 _CODE_NANOSECONDS_PER_DIM = 0.035
 _ROW_NANOSECONDS = 4000  # between a row in memory (500) and one on the disk (40,000, read with others at a time)
@@ -41,6 +44,9 @@ _ROW_NANOSECONDS = 4000  # between a row in memory (500) and one on the disk (40
 class Setting:
     """For up to ``top`` results: how many lists and candidates, and the share of exact answers they found.
 
+    Attributes:
+        fewer: candidates that find the same share of the nearest ``top / 2``, ``top / 4`` ... 1 rows (``_halves``).
+
     >>> Setting(10, 32, 100, 0.96).top
     10
     """
@@ -49,6 +55,7 @@ class Setting:
     probes: int
     candidates: int
     recall: float
+    fewer: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,8 @@ class Tuning:
         read = json.loads(text)
         if not read:
             return None
-        return cls(read["codes"], read["wanted"], tuple(Setting(**setting) for setting in read["settings"]))
+        settings = (Setting(**{**given, "fewer": tuple(given["fewer"])}) for given in read["settings"])
+        return cls(read["codes"], read["wanted"], tuple(settings))
 
     def at(self, top: int) -> tuple[int, int]:
         """``(probes, candidates)`` for ``top`` results; beyond the largest tier candidates grow with ``top``.
@@ -89,11 +97,34 @@ class Tuning:
         >>> tuned.at(1), tuned.at(11), tuned.at(200)
         ((32, 100), (64, 400), (64, 800))
         """
-        for setting in self.settings:
-            if top <= setting.top:
-                return setting.probes, setting.candidates
-        last = self.settings[-1]
-        return last.probes, math.ceil(last.candidates * top / last.top)
+        setting = self._setting(top)
+        return setting.probes, math.ceil(setting.candidates * max(1, top / setting.top))
+
+    def granted(self, top: int, share: float) -> float:
+        """Candidates that find what part of the best ``top`` of a whole stands here, in ``share`` of its rows.
+
+        >>> tuned = Tuning("rabitq", 0.95, (Setting(10, 32, 100, 0.96, (60, 40, 30)),))
+        >>> [round(tuned.granted(10, share)) for share in (1, 0.5, 0.2, 0.01)]
+        [100, 60, 40, 30]
+        """
+        setting = self._setting(top)
+        beyond = max(1, top / setting.top)
+        nearest, needed = _halves(setting.top), (setting.candidates, *setting.fewer)
+        known = slice(len(needed))  # without ``fewer`` as many as for all of them
+        logs = np.log(nearest[known])[::-1], np.log(needed)[::-1]
+        return beyond * math.exp(np.interp(math.log(max(1.0, top / beyond * share)), *logs))
+
+    def _setting(self, top: int) -> Setting:
+        return next((setting for setting in self.settings if top <= setting.top), self.settings[-1])
+
+
+def _halves(top: int) -> list[int]:
+    """``top`` halved again and again, down to 1.
+
+    >>> _halves(10)
+    [10, 5, 2, 1]
+    """
+    return [top >> times for times in range(top.bit_length())]
 
 
 def tune(
@@ -111,37 +142,50 @@ def tune(
         wanted: share of the exact answers, in 0 to 1.
         progress: called with (step, done, in all).
     """
-    tops = sorted({min(top, len(segment) - 1) for top in TIERS} - {0}) or [1]
-    places, queries = _questions(segment, min(_QUERIES, len(segment)))
+    tops = sorted({min(top, len(segment) - 1) for top in _QUESTIONS} - {0}) or [1]
+    places, queries = _questions(segment, min(max(_QUESTIONS.values()), len(segment)))
     progress("tune", 0, len(places))
     best = Best(len(queries), tops[-1] + 1)
     scan(segment, queries, best, ids=False)
     exact = [found[found != own][: tops[-1]] for found, own in zip(best.ids, places.tolist(), strict=True)]
     segment.forget()
-    settings = []
+
+    def search(asked: int, probes: int, count: int) -> list[IdArray]:
+        def one(number: int) -> IdArray:
+            named = coarse.search(queries[number], probes=probes, candidates=count + 1)[0]
+            others: IdArray = named[named != places[number]]
+            return others[:count]
+
+        with ThreadPoolExecutor(cores()) as pool:
+            return list(pool.map(one, range(asked)))
+
+    settings: list[Setting] = []
     for top in tops:
-        goal = _Goal(top, wanted, len(segment), coarse.lists, segment.dims, [found[:top] for found in exact])
-        settings.append(
-            goal.cheapest(
-                lambda probes, count: [
-                    coarse.search(query, probes=probes, candidates=count + 1)[0] for query in queries
-                ],
-                places,
-            )
-        )
+        asked = min(len(queries), next(count for tier, count in _QUESTIONS.items() if top <= tier))
+        goal = _Goal(top, wanted, len(segment), coarse.lists, segment.dims, [found[:top] for found in exact[:asked]])
+        # more answers lie in no fewer lists
+        first = settings[-1].probes if settings else max(1, coarse.lists // _FEWEST)
+        some = partial(search, asked)
+        settings.append(goal.with_fewer(goal.cheapest(some, first), some))
         progress("tune", len(settings), len(tops))
     return Tuning(codes, wanted, tuple(settings))
 
 
 def _questions(segment: Segment, count: int) -> tuple[IdArray, Int8Rows]:
-    """Places of some rows, and these rows moved off."""
+    """Places of some rows in random order, and these rows moved off."""
     chance = np.random.default_rng(_SEED)
-    places = np.sort(chance.permutation(len(segment))[:count]).astype(np.int64)
-    segment.want(places)
-    rows = unit_rows(segment.rows_at(places))
-    away = chance.standard_normal(rows.shape).astype(np.float32)
-    away *= chance.uniform(0, _FARTHEST, (count, 1)).astype(np.float32) / np.linalg.norm(away, axis=1, keepdims=True)
-    return places, scaled_int8(rows + away)
+    order = chance.permutation(len(segment)).astype(np.int64)
+    places, around = order[:count], order[-_AROUND:]
+    segment.want(np.concatenate([places, around]))
+    others = unit_rows(segment.rows_at(around))
+    away = chance.standard_normal((count, len(others))).astype(np.float32) @ (others - others.mean(axis=0))
+    lengths = np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-12)
+    away *= chance.uniform(*_MOVED, (count, 1)).astype(np.float32) / lengths
+    return places, scaled_int8(unit_rows(segment.rows_at(places)) + away)
+
+
+Search = Callable[[int, int], list[IdArray]]
+"""Lists and candidates to the candidates of every question, best first, without the row that asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,35 +199,50 @@ class _Goal:
     dims: int
     exact: list[IdArray]
 
-    def cheapest(self, search: Callable[[int, int], list[IdArray]], own: IdArray) -> Setting:
+    def cheapest(self, search: Search, probes: int) -> Setting:
         """The setting of least cost that reaches the goal, or the one of highest recall where none does."""
         counts = sorted({min(math.ceil(self.top * f), self.rows, _MOST_CANDIDATES) for f in _FACTORS} - {0})
         found: Setting | None = None
         most = Setting(self.top, self.lists, counts[-1], -1.0)
-        probes = max(1, self.lists // _FEWEST)
         while True:
-            # a scan that costs more than the best setting so far cannot win, whatever it finds
-            if found is not None and self._cost(probes, counts[0]) >= self._cost(found.probes, found.candidates):
-                return found
-            recalls = self._recalls(search(probes, counts[-1]), own, counts)
+            # what costs more than the best setting so far cannot win, whatever it finds
+            if found is not None:
+                counts = [n for n in counts if self._cost(probes, n) < self._cost(found.probes, found.candidates)]
+            if not counts:
+                return found or most
+            recalls = self._recalls(search(probes, counts[-1]), counts)
             for count, recall in zip(counts, recalls, strict=True):
                 tried = Setting(self.top, probes, count, round(recall, 4))
                 most = max(most, tried, key=lambda setting: setting.recall)
-                good = recall >= min(1.0, self.wanted + _MARGIN)
-                if good and (found is None or self._cost(probes, count) < self._cost(found.probes, found.candidates)):
-                    found = tried
+                if recall >= self._least:
+                    found = tried  # all counts are cheaper than what was found before, and the first is the cheapest
+                    break
             if probes == self.lists:
                 return found or most
-            probes = min(self.lists, math.ceil(probes * 1.4))
+            probes = min(self.lists, math.ceil(probes * _STEP))
+
+    def with_fewer(self, setting: Setting, search: Search) -> Setting:
+        """With what the nearest half, quarter ... of the answers take at the same lists."""
+        named = search(setting.probes, setting.candidates)
+        fewer = [setting.candidates]
+        for nearest in _halves(self.top)[1:]:
+            hits = [np.flatnonzero(np.isin(n, e[:nearest])) for n, e in zip(named, self.exact, strict=True)]
+            ranks = np.sort(np.concatenate(hits))
+            needed = math.ceil(min(self._least, setting.recall) * sum(len(e[:nearest]) for e in self.exact))
+            fewer.append(min(fewer[-1], int(ranks[needed - 1]) + 1 if 0 < needed <= len(ranks) else fewer[-1]))
+        return replace(setting, fewer=tuple(fewer[1:]))
+
+    @property
+    def _least(self) -> float:
+        return min(1.0, self.wanted + _MARGIN)
 
     def _cost(self, probes: int, candidates: int) -> float:
         codes = probes * self.rows / self.lists
         return codes * self.dims * _CODE_NANOSECONDS_PER_DIM + candidates * _ROW_NANOSECONDS
 
-    def _recalls(self, found: list[IdArray], own: IdArray, counts: list[int]) -> list[float]:
+    def _recalls(self, found: list[IdArray], counts: list[int]) -> list[float]:
         """The share of exact answers among the first so many candidates, for each of ``counts``."""
         hits = np.zeros(len(counts))
-        for named, exact, self_place in zip(found, self.exact, own.tolist(), strict=True):
-            ranks = np.flatnonzero(np.isin(named[named != self_place], exact, assume_unique=True))
-            hits += np.searchsorted(ranks, counts)
-        return list(hits / max(1, sum(map(len, self.exact))))
+        for named, exact in zip(found, self.exact, strict=True):
+            hits += np.searchsorted(np.flatnonzero(np.isin(named, exact, assume_unique=True)), counts)
+        return [float(hit) for hit in hits / max(1, sum(map(len, self.exact)))]
