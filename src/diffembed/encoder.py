@@ -314,8 +314,7 @@ class Encoder:
     @cached_property
     def _readout(self) -> list[int]:
         """What stands at the end of every text and chunk, to be its vector."""
-        mask = self.config.mask_token_id
-        return [mask] if self.config.pooling == "mask" and mask is not None else []
+        return list(self.config.readout_ids)
 
     @property
     def _room(self) -> int:

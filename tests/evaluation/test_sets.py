@@ -129,7 +129,11 @@ def test_chunks_read_together_and_alone_are_two_results(root: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
-        ("corpus.jsonl", '{"_id": "d0", "text": "a"}\n{"_id": "d0", "text": "b"}\n', "corpus.jsonl, line 2.*given before"),
+        (
+            "corpus.jsonl",
+            '{"_id": "d0", "text": "a"}\n{"_id": "d0", "text": "b"}\n',
+            "corpus.jsonl, line 2.*given before",
+        ),
         ("queries.jsonl", '{"_id": "q0", "text": " "}\n', "queries.jsonl, line 1.*query 'q0' is empty"),
         ("qrels.tsv", "q7\td0\t1\n", "qrels.tsv, line 1 names the id 'q7', which is in no row of queries"),
         ("qrels.tsv", "q0\td0\tyes\nq0\td0\tno\n", "qrels.tsv, line 1: the score 'yes' is not a whole number"),

@@ -28,6 +28,7 @@ from diffembed.text.batching import TokenizedSequence, pack
 
 POOLINGS, ATTENTIONS = ("mean", "last", "mask"), ("bidirectional", "causal")
 MASK, EOT = 1, 2
+READOUT = {"mean": [], "last": [EOT], "mask": [MASK]}
 CELLS = list(itertools.product(POOLINGS, ATTENTIONS))
 
 
@@ -58,7 +59,7 @@ def test_vectors_are_those_of_stock_transformers(
     path = models[pooling, attention]
     ours = Encoder.load(path, runtime="torch").encode_documents(corpus).values
     assert read_model_config(path).attention == attention
-    rows = [ids + [MASK] * (pooling == "mask") for ids in token_ids(path, corpus)]
+    rows = [ids + READOUT[pooling] for ids in token_ids(path, corpus)]
     stock = AutoModel.from_pretrained(path, attn_implementation="sdpa").eval()
     with torch.no_grad():
         alone = [pooled(stock(torch.tensor([ids])).last_hidden_state[0], pooling) for ids in rows]
@@ -75,7 +76,7 @@ def test_training_reads_what_the_encoder_reads(
 ) -> None:
     path = models[pooling, attention]
     embedder = Embedder(load_backbone(path, attn_implementation=PACKED), pooling=pooling)
-    rows = [ids + [MASK] * (pooling == "mask") for ids in token_ids(path, corpus)]
+    rows = [ids + READOUT[pooling] for ids in token_ids(path, corpus)]
     with torch.no_grad():
         trained = embedder(pack([TokenizedSequence(tuple(ids), ((0, len(ids)),)) for ids in rows]))
     served = Encoder.load(path, runtime="torch").encode_documents(corpus).values
@@ -94,27 +95,28 @@ def test_a_late_token_changes_early_chunks_only_where_attention_is_open(models: 
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_a_mask_stands_after_every_chunk(models: dict[Any, Path], attention: str) -> None:
-    path = models["mask", attention]
+@pytest.mark.parametrize("pooling", ["last", "mask"])
+def test_a_token_stands_after_every_chunk(models: dict[Any, Path], pooling: str, attention: str) -> None:
+    path, read = models[pooling, attention], READOUT[pooling]
     chunks = ["the quick fox", "jumps", "over the dog"]
     ids = token_ids(path, chunks)
-    whole = [*ids[0], MASK, EOT, *ids[1], MASK, EOT, *ids[2], MASK]
+    whole = [*ids[0], *read, EOT, *ids[1], *read, EOT, *ids[2], *read]
     ends = np.cumsum([len(i) + 2 for i in ids]) - 2
     sequence = TokenizedSequence(tuple(whole), tuple((int(e), int(e) + 1) for e in ends))
     states = stock_states(AutoModel.from_pretrained(path).eval(), [sequence], causal=attention == "causal")
     encoder = Encoder.load(path, runtime="torch")
     assert np.abs(encoder.encode_chunks([chunks]).values - states[ends].detach().numpy()).max() < 1e-4
     assert encoder.count_tokens(chunks) == [len(i) + 1 for i in ids]
-    tokens = encoder.encode_tokens([chunks[0]]).values  # those of the text, read with the mask behind it
+    tokens = encoder.encode_tokens([chunks[0]]).values  # those of the text, read with that token behind it
     alone = stock_states(
-        AutoModel.from_pretrained(path).eval(), [TokenizedSequence((*ids[0], MASK), ())], causal=attention == "causal"
+        AutoModel.from_pretrained(path).eval(), [TokenizedSequence((*ids[0], *read), ())], causal=attention == "causal"
     )
     assert np.abs(tokens - alone[:-1].detach().numpy()).max() < 1e-4
 
 
-def test_the_mask_token_takes_room(models: dict[Any, Path]) -> None:
+def test_the_token_that_is_read_takes_room(models: dict[Any, Path]) -> None:
     long = "dog " * 300
-    for pooling, reads in (("mean", 128), ("last", 128), ("mask", 127)):
+    for pooling, reads in (("mean", 128), ("last", 127), ("mask", 127)):
         encoder = Encoder.load(models[pooling, "bidirectional"], runtime="torch")
         with pytest.raises(InputError, match=f"reads at most {reads}; split it, or ask for truncate"):
             encoder.encode_documents([long])
@@ -147,12 +149,17 @@ def test_causal_attention_has_no_graph(models: dict[Any, Path], tiny_model_dir: 
 
 @pytest.mark.filterwarnings("ignore")  # the import of sentence-transformers warns about its own parts
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_sentence_transformers_reads_the_last_token(models: dict[Any, Path], corpus: list[str], attention: str) -> None:
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_sentence_transformers_gives_our_vectors(
+    models: dict[Any, Path], corpus: list[str], pooling: str, attention: str
+) -> None:
     library = pytest.importorskip("sentence_transformers")
-    path = models["last", attention]
-    theirs = library.SentenceTransformer(str(path), device="cpu", trust_remote_code=False).encode(corpus, batch_size=3)
-    assert np.abs(theirs - Encoder.load(path, runtime="torch").encode_documents(corpus).values).max() < 1e-4
-    assert not (models["mask", attention] / "modules.json").exists(), "it puts no mask token after a text"
+    path = models[pooling, attention]
+    theirs = library.SentenceTransformer(str(path), device="cpu", trust_remote_code=False)
+    texts = [*corpus, "dog " * 300]  # the longest is cut, and its last token is read all the same
+    ours = Encoder.load(path, runtime="torch").encode_documents(texts, truncate=True)
+    assert ours.truncated == (len(corpus),)
+    assert np.abs(theirs.encode(texts, batch_size=3) - ours.values).max() < 1e-4
 
 
 def test_a_directory_that_contradicts_itself_is_refused(models: dict[Any, Path], tmp_path: Path) -> None:
@@ -165,7 +172,8 @@ def test_a_directory_that_contradicts_itself_is_refused(models: dict[Any, Path],
     for change, message in (
         ({"attention": "sideways"}, "attention 'sideways'; known are 'bidirectional' or 'causal'"),
         ({"pooling": "cls"}, "pooling 'cls'; known are 'mean' or 'last' or 'mask'"),
-        ({"pooling": "mask", "mask_token_id": None}, "needs a mask_token_id"),
+        ({"pooling": "mask", "mask_token_id": None}, "has pooling 'mask' and no mask_token_id"),
+        ({"suffix_ids": [2]}, "has pooling 'last', which reads a token that it puts after every text, and suffix_ids"),
     ):
         (path / "diffembed.json").write_text(json.dumps(ours | change))
         with pytest.raises(ModelError, match=message):

@@ -128,6 +128,18 @@ def test_a_contextual_model_learns_from_whole_documents(tmp_path: Path, monkeypa
         adapt([own], late, tmp_path / "other", settings=TINY, report=lambda _: None)
 
 
+def test_a_model_keeps_its_pooling_and_its_mask(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    config = replace(make_config(contextual=False), pooling="last", attention="causal")
+    start = save_model(tmp_path / "start", make_backbone(tokenizer.get_vocab_size()), tokenizer, config)
+    report = adapt(
+        [write_own(tmp_path / "bats", documents=24)], start, tmp_path / "mine",
+        settings=replace(TINY, diffusion=False, shares=(0.5,), steps=3), report=lambda _: None,
+    )  # fmt: skip
+    made = read_model_config(report.model)
+    assert (made.pooling, made.attention) == ("last", "causal")
+
+
 def test_the_share_is_the_best_of_those_that_keep_the_general_sets() -> None:
     general = {"a": 0.8}
     shares = [Share(0, 0.5, general), Share(0.5, 0.6, general, 0.004, 0.005), Share(1, 0.7, general, 0.004, 0.007)]

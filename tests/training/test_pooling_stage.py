@@ -29,6 +29,7 @@ from diffembed.training.recipe import Recipe, read_recipe
 from diffembed.training.run import run_recipe, run_stages
 
 MASK = 1
+READOUT = {"mask": MASK, "last": END}
 SPANS = SourceConfig("spans", ("texts.jsonl",), kind="spans", query_tokens=6, document_tokens=20)
 PAIRS = dataclasses.replace(SOURCE, paths=("pairs.jsonl",), query_tokens=5, document_tokens=12)
 FILES = dataclasses.replace(SOURCE, paths=("grouped.jsonl",), document_tokens=30)
@@ -50,20 +51,26 @@ def data(root: Path, kind: str, source: SourceConfig, name: str = "s", **keys: A
     return ContrastiveData(stage, TOKENIZER, root, 3, end_token_id=END, mask_token_id=MASK, max_tokens=64)
 
 
+@pytest.mark.parametrize("pooling", ["mask", "last"])
 @pytest.mark.parametrize(("kind", "source"), [("pair", PAIRS), ("pair", SPANS), ("contextual", FILES)])
-def test_a_mask_ends_every_text_and_chunk_within_the_limits(root: Path, kind: str, source: SourceConfig) -> None:
-    masked, plain = (data(root, kind, source, pooling=pooling) for pooling in ("mask", "last"))
+def test_a_token_ends_every_text_and_chunk_within_the_limits(
+    root: Path, kind: str, source: SourceConfig, pooling: str
+) -> None:
+    ended, plain = (data(root, kind, source, pooling=pooling) for pooling in (pooling, "mean"))
+    token = READOUT[pooling]
     for step in range(4):
-        batch = masked.batch(step)
+        batch = ended.batch(step)
         assert batch.queries > 3
         for number, sequence in enumerate(batch.sequences):
             ids = list(sequence.token_ids)
             ends = [end - 1 for _, end in sequence.spans]
-            assert [i for i, token in enumerate(ids) if token == MASK] == ends
-            assert all(end - start >= 2 for start, end in sequence.spans)  # a token of the text, and the mask
+            between = [end for end in ends[:-1] if token == END]  # the end token also stands between chunks
+            assert [i for i, found in enumerate(ids) if found == token] == sorted(ends + [end + 1 for end in between])
+            assert all(end - start >= 2 for start, end in sequence.spans)  # a token of the text, and the one to read
             assert len(ids) <= (source.query_tokens if number < batch.queries else source.document_tokens)
-        assert all(MASK not in sequence.token_ids for sequence in plain.batch(step).sequences)
-    assert masked.batch(0).queries == plain.batch(0).queries
+        for sequence in plain.batch(step).sequences:
+            assert sequence.token_ids.count(token) == (len(sequence.spans) - 1) * (token == END)
+    assert ended.batch(0).queries == plain.batch(0).queries
 
 
 def test_stages_of_one_order_read_alike(root: Path) -> None:
@@ -95,7 +102,7 @@ def test_a_run_leaves_a_model_that_reads_as_it_was_trained(tmp_path: Path, pooli
     assert any("causal attention" in line for line in lines) == (attention == "causal")
     texts = ["an owl by the river", "42 stone light"]
     rows = [e.ids for e in encoder._tokenizer.encode_batch(texts, add_special_tokens=False)]
-    rows = [ids + [config.mask_token_id] * (pooling == "mask") for ids in rows]
+    rows = [[*ids, config.mask_token_id if pooling == "mask" else config.eot_token_id] for ids in rows]
     embedder = Embedder(load_backbone(model, attn_implementation=PACKED), pooling=pooling)
     with torch.no_grad():
         means = embedder(pack([TokenizedSequence(tuple(ids), ((0, len(ids)),)) for ids in rows])).numpy()

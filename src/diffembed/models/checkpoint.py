@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from diffembed.errors import MissingExtraError, ModelError, TrainingError
 from diffembed.models.files import atomic_directory, check_safetensors, write_json
-from diffembed.text.batching import Pooling
+from diffembed.text.batching import Pooling, readout
 from diffembed.vectors.quantize import QUANTIZERS, Quantizer
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ class ModelConfig:
         dims: trained widths, ascending; the last is the hidden size.
         contextual: chunks of a document are read together (late chunking).
         quantizer: ``tanh-int8`` (trained through) or ``none``.
-        pooling: what of a span's tokens is its vector: their ``mean``, the state of the ``last``, or of a ``mask``
-            token that is put after every text and chunk. ``modules`` only in memory: sentence-transformers' own modules
-            pool and finish.
+        pooling: what of a span's tokens is its vector: their ``mean``, or the state of a token that is put after every
+            text and chunk, the end token (``last``) or a ``mask`` token. ``modules`` only in memory:
+            sentence-transformers' own modules pool and finish.
         attention: ``causal`` where a token sees only what stands before it; runs on torch alone.
         normalize: float32 output of a ``none`` model has length 1.
         max_tokens: longest sequence, prefix and suffix included.
@@ -82,6 +82,11 @@ class ModelConfig:
     query_prompt: str = ""
     document_prompt: str = ""
     manifest: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def readout_ids(self) -> tuple[int, ...]:
+        """What is put after every text and chunk to be its vector; nothing for ``mean``."""
+        return readout(self.pooling, end_token_id=self.eot_token_id, mask_token_id=self.mask_token_id)
 
     def to_json(self) -> str:
         """The text of ``diffembed.json``. It does not speak of attention that is open, as it never did."""
@@ -130,12 +135,16 @@ class ModelConfig:
                 raise ModelError(
                     f"{source} asks for {key} {getattr(self, key)!r}; known are {' or '.join(map(repr, words))}"
                 )
-        if self.pooling == "mask" and (self.mask_token_id is None or self.suffix_ids):
+        if self.pooling == "mask" and self.mask_token_id is None:
             raise ModelError(
-                f"{source} has pooling 'mask', which reads a mask token at the end of every text: it needs a "
-                "mask_token_id and no suffix_ids"
+                f"{source} has pooling 'mask' and no mask_token_id, the token that it puts after every text and reads"
             )
-        room = self.max_tokens - len(self.prefix_ids) - len(self.suffix_ids) - (self.pooling == "mask")
+        if self.readout_ids and self.suffix_ids:
+            raise ModelError(
+                f"{source} has pooling {self.pooling!r}, which reads a token that it puts after every text, and "
+                "suffix_ids, which would stand after it; only one of them can be"
+            )
+        room = self.max_tokens - len(self.prefix_ids) - len(self.suffix_ids) - len(self.readout_ids)
         if room < 1:
             raise ModelError(f"{source} has max_tokens {self.max_tokens}, which leaves no room for text; correct it")
 
@@ -252,7 +261,7 @@ def save_model(
                 file.chmod(0o644)  # safetensors makes them readable by their owner only
             write_json(folder / "config.json", stock)
             # not tokenizer.save: that raises a bare Exception where the disk is full
-            (folder / TOKENIZER_FILE).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+            (folder / TOKENIZER_FILE).write_text(_ended(tokenizer, config).to_str(pretty=True), encoding="utf-8")
             write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer, config))
             (folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
             write_sentence_transformers_files(folder, config)
@@ -353,6 +362,20 @@ def default_card(config: ModelConfig) -> str:
         f"Contextual: {'yes' if config.contextual else 'no'}.\n\n"
         f'```python\nfrom diffembed import Encoder\nEncoder.load("PATH").encode_documents(["a text"])\n```\n'
     )
+
+
+def _ended(tokenizer: Tokenizer, config: ModelConfig) -> Tokenizer:
+    """The tokenizer as other libraries need it where a model puts a token after every text: one that puts it there."""
+    if not config.readout_ids:
+        return tokenizer
+    from tokenizers import Tokenizer as Own
+    from tokenizers.processors import TemplateProcessing
+
+    (number,) = config.readout_ids
+    token = tokenizer.id_to_token(number)
+    ended = Own.from_str(tokenizer.to_str())
+    ended.post_processor = TemplateProcessing(single=["$A", token], special_tokens=[(token, number)])
+    return ended
 
 
 def _tokenizer_config(tokenizer: Tokenizer, config: ModelConfig) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Embedder(nn.Module):
 
     Args:
         head: ``[vocab, hidden]`` output matrix of a backbone whose own is not tied to its token table.
-        pooling: ``mask`` expects a mask token at the end of every span; it is put there where texts are tokenized.
+        pooling: ``last`` and ``mask`` read the last token of a span, which is put there where texts are tokenized.
     """
 
     def __init__(self, backbone: PreTrainedModel, head: Tensor | None = None, pooling: Pooling = "mean") -> None:

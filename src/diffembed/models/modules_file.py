@@ -1,7 +1,7 @@
 """``modules.json`` and its folders: what lets sentence-transformers load a model directory of ours.
 
-A model that reads a mask token after every text has no such form, since the library puts none there: its directory
-goes without these files. Otherwise the library's float32 vectors are ours, causal attention included.
+The library's float32 vectors are ours, causal attention included. The token that is read where a model does not average
+is put after the text by the directory's ``tokenizer.json``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import numpy as np
 from diffembed.models.checkpoint import CONFIG_FILE, OURS, WEIGHTS_FILE, ModelConfig
 from diffembed.models.files import write_json
 
-_MODES = {"mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
+_LAST = "pooling_mode_lasttoken"
+_MODES = {"mean": "pooling_mode_mean_tokens", "last": _LAST, "mask": _LAST}
 
 
 def write_sentence_transformers_files(folder: Path, config: ModelConfig) -> None:
-    """Pooling, then tanh (an identity ``Dense``) or normalisation; nothing where the library cannot pool so."""
-    if config.pooling not in _MODES:
-        return
+    """Pooling, then tanh (an identity ``Dense``) or normalisation."""
     hidden = config.dims[-1]
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
     if config.quantizer == "tanh-int8":

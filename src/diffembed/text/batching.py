@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
 Pooling = Literal["mean", "last", "mask"]
-"""What of a span becomes its vector: the mean over its tokens, its last token, or a mask token that ends it."""
+"""What of a span becomes its vector: the mean over its tokens, or the end token or mask token that is its last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def pack(sequences: Sequence[TokenizedSequence]) -> PackedBatch:
 def read_out(batch: PackedBatch, pooling: str) -> PackedBatch:
     """The batch with the spans that a model of this ``pooling`` averages: whole ones, or the last token of each.
 
-    A model that reads a mask token has one at the end of every text and chunk, so that its last token is the mask.
+    That token stands at the end of every text and chunk to be read (:func:`readout`).
 
     >>> b = pack([TokenizedSequence((5, 6, 7), ((0, 3),)), TokenizedSequence((8, 9), ((0, 1), (1, 2)))])
     >>> read_out(b, "last").spans.tolist()
@@ -92,6 +92,19 @@ def read_out(batch: PackedBatch, pooling: str) -> PackedBatch:
         return batch
     ends = batch.spans[:, 1:]
     return replace(batch, spans=np.concatenate([ends - 1, ends], axis=1))
+
+
+def readout(pooling: str, *, end_token_id: int, mask_token_id: int | None) -> tuple[int, ...]:
+    """What is put after every text and chunk to be its vector: nothing where the states of its own tokens are averaged.
+
+    A text that ends in a word would be read at the state of that word. So last-token embedders end it with the end
+    token, and read that (RepLLaMA, arXiv 2310.08319; E5-Mistral, arXiv 2401.00368).
+
+    >>> [readout(pooling, end_token_id=2, mask_token_id=1) for pooling in ("mean", "last", "mask")]
+    [(), (2,), (1,)]
+    """
+    token = {"last": end_token_id, "mask": mask_token_id}.get(pooling)
+    return () if token is None else (token,)
 
 
 def joined(batches: Sequence[PackedBatch]) -> PackedBatch:

@@ -147,6 +147,8 @@ def recipe_text(
     stage |= {"temperature": settings.temperature, "quantize": config.quantizer}
     if config.quantizer != "none":
         stage["binary_weight"] = 0.2
+    if (config.pooling, config.attention) != ("mean", "bidirectional"):
+        stage |= {"pooling": config.pooling, "attention": config.attention}
     if settings.distill_weight:
         stage |= {"teacher": str(checkpoint), "distill": "kl", "distill_weight": settings.distill_weight}
         stage["teacher_temperature"] = settings.temperature

@@ -241,12 +241,12 @@ def _check_objective(recipe: Recipe, stage: StageConfig, path: str) -> None:
             f"{where} has lexical_start, a bag of words that only its mean can show, and pooling = "
             f'"{stage.pooling}"; leave one of them out'
         )
-    if stage.pooling == "mask" and any(
+    if stage.pooling != "mean" and any(
         source.chunk_tokens or min(source.query_tokens, source.document_tokens) < 2 for source in stage.source
     ):
         raise RecipeError(
-            f'{where} has pooling = "mask", whose token ends every text and chunk: no source can cut chunks anew '
-            "(chunk_tokens), and query_tokens and document_tokens must be at least 2"
+            f'{where} has pooling = "{stage.pooling}", whose token ends every text and chunk: no source can cut chunks '
+            "anew (chunk_tokens), and query_tokens and document_tokens must be at least 2"
         )
     usual = {f.name: f.default for f in fields(StageConfig)}
     if stage.kind in CONTRASTIVE and not stage.teacher:

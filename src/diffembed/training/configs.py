@@ -159,8 +159,8 @@ class StageConfig:
     text; ``all`` takes every window of every document, from all sources in every step.
 
     ``pooling`` and ``attention`` of contrastive stages are the model's own from then on: the vector of a text or chunk
-    is the ``mean`` of its tokens' states, the state of its ``last`` token, or of a ``mask`` token that is put after it;
-    under ``causal`` attention a token sees what stands before it.
+    is the ``mean`` of its tokens' states, or the state of a token that is put after it, the end token (``last``) or a
+    ``mask`` token; under ``causal`` attention a token sees what stands before it.
 
     The objective of contrastive stages (``objectives/contrastive.py``, ``contextual.py``): ``temperature``; ``margin``
     (by default 0.1 for ``pair`` and ``contextual``, none for ``triplet``); ``query_negatives`` (by default all but

@@ -18,6 +18,7 @@ from diffembed.data.examples import Grouped
 from diffembed.data.sources import LanguageMix, read_texts
 from diffembed.data.texts import TextSource
 from diffembed.models.lexical import TokenCounts
+from diffembed.text.batching import readout
 from diffembed.training.configs import SourceConfig, StageConfig
 from diffembed.training.contrastive_batch import ContrastiveBatch, from_rows, from_tokens
 from diffembed.training.cutting import tokenized, window
@@ -32,7 +33,7 @@ class ContrastiveData:
     Args:
         stage, data_root, seed: with the files, all that the batches depend on.
         end_token_id: stands between the chunks of a document.
-        mask_token_id: ends every text and chunk where the stage pools a mask token.
+        end_token_id, mask_token_id: one of them ends every text and chunk where the stage does not pool the mean.
         max_tokens: that the model reads.
         cache: a folder that keeps the counts of files from one run to the next (see ``count_files``).
         report: told of rows that are left out, of duplicates, and how often each source is read.
@@ -56,7 +57,7 @@ class ContrastiveData:
     ) -> None:
         self.stage, self.tokenizer = stage, tokenizer
         self.end_token_id, self.max_tokens = end_token_id, max_tokens
-        self._readout = [mask_token_id] if stage.pooling == "mask" else []
+        self._readout = list(readout(stage.pooling, end_token_id=end_token_id, mask_token_id=mask_token_id))
         self.seed = stage_seed(seed, stage)
         self.sources = [_read(s, data_root, self.seed + i, cache, report) for i, s in enumerate(stage.source)]
         counts = [
@@ -106,7 +107,7 @@ class ContrastiveData:
         return from_tokens(queries, documents, config, origins=[t.origin for t in drawn], cut=0)
 
     def _read(self, texts: list[str], limit: int) -> tuple[list[list[int]], int]:
-        """As ``_tokenize``, with the mask token that is pooled at the end of every text that has tokens."""
+        """As ``_tokenize``, with the token that is pooled at the end of every text that has tokens."""
         found, cut = self._tokenize(texts, limit - len(self._readout))
         return list(map(self._ended, found)), cut
 
