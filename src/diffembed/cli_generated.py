@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from diffembed.cli_options import (
     DimsOption,
-    Dtype,
     JsonOption,
     QueryVectorsOption,
     ResultsOption,
@@ -18,6 +17,7 @@ from diffembed.cli_options import (
     Split,
     SplitOption,
     VectorsOption,
+    vector_form,
 )
 
 
@@ -46,14 +46,6 @@ WriteOption = Annotated[
     Path | None,
     typer.Option("--write", metavar="DIR", help="Write the texts as folders in BEIR layout, and score nothing."),
 ]
-
-
-def _form(dtype: Dtype | None, query_dtype: Dtype | None, dims: int | None) -> dict[str, Any]:
-    return {
-        "dtype": dtype.value if dtype else None,
-        "query_dtype": query_dtype.value if query_dtype else None,
-        "dims": dims,
-    }
 
 
 def _lengths(given: str | None) -> list[int] | None:
@@ -91,7 +83,7 @@ def passkey(
     from diffembed import verbs_generated
 
     asked = {"lengths": _lengths(lengths), "seed": seed}
-    form = _form(dtype, query_dtype, dims)
+    form = vector_form(dtype, query_dtype, dims, None)
     verbs_generated.passkey(model, form, asked, windows=windows, write=write, into=into, as_json=as_json)
 
 
@@ -125,7 +117,7 @@ def needle(
     from diffembed import verbs_generated
 
     asked = {"lengths": _lengths(lengths), "seed": seed, "prose": prose}
-    form = _form(dtype, query_dtype, dims)
+    form = vector_form(dtype, query_dtype, dims, None)
     verbs_generated.needle(model, form, asked, windows=windows, write=write, into=into, as_json=as_json)
 
 
@@ -170,7 +162,7 @@ def contextual(
         "questions": questions,
         "seed": seed,
     }
-    form = _form(dtype, query_dtype, dims)
+    form = vector_form(dtype, query_dtype, dims, None)
     ways = [reading.value for reading in readings or ()]
     verbs_generated.contextual(model, form, asked, readings=ways, write=write, into=into, as_json=as_json)
 
@@ -219,7 +211,7 @@ def scale(
     """
     from diffembed import verbs_generated
 
-    form = _form(dtype, query_dtype, dims)
+    form = vector_form(dtype, query_dtype, dims, None)
     verbs_generated.scale(
         model, form, data, distractors, work=work, split=split.value, seed=seed, into=into, as_json=as_json
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffembed import console
-from diffembed.verbs_evaluate import command, plain
+from diffembed.verbs_evaluate import command, plain, show_groups
 
 if TYPE_CHECKING:
     from diffembed.evaluation.results import Result
@@ -43,6 +43,9 @@ def run(
     head = ["task", "type", "queries", "measure", "score"]
     shown = [[r.task, kinds[r.task], r.counts.get("queries", ""), r.main, r.score] for r in results]
     console.emit(console.table(head, shown))
+    if len(results) == 1:  # those of many tasks are in the files, and in the report
+        for word in dict.fromkeys(group.by for group in results[0].groups):
+            show_groups(word, results[0], [results[0].main])
     for kind, mean in means.items() if len(results) > 1 else ():
         console.emit(f"\nmean of {sum(kinds[r.task] == kind for r in results)} tasks of {kind}: {mean:.4f}")
     console.remark(f"results are in {into}; in mteb's own form, ready to submit, in {into / 'mteb-files'}")

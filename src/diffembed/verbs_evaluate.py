@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from diffembed.errors import InputError
 if TYPE_CHECKING:
     from diffembed.data.beir import Split
     from diffembed.evaluation.compare import Comparison
-    from diffembed.evaluation.results import Group, Result
+    from diffembed.evaluation.results import Result
 
 
 def retrieval(
@@ -40,7 +41,7 @@ def retrieval(
         raise InputError("bm25 has no tokenizer that lengths could be told in; give --by characters")
     ranker = load_ranker(model, **form)
     folder = ResultFolder(into) if into else None
-    with console.progress("encoding") as tick:
+    with console.progress("asking" if model == "bm25" else "encoding") as tick:
         result, kept = evaluate_set(
             data, ranker, split=split, sections=sections, into=folder, command=command(), progress=tick
         )
@@ -51,7 +52,7 @@ def retrieval(
         console.remark(f"this was measured before: {folder.path}")
     _show(result)
     for word in by:
-        _show_groups(word, [group for group in result.groups if group.by == word], result)
+        show_groups(word, result)
 
 
 def sets(
@@ -103,19 +104,25 @@ def sets(
 
 def compare(places: Sequence[Path], *, models: Sequence[str], settings: dict[str, Any], as_json: bool) -> None:
     """``diffembed evaluate compare``: ``settings`` as of ``compare_many``."""
-    from diffembed.evaluation.compare import compare_many
+    from diffembed.evaluation.compare import compare_many, has_queries
     from diffembed.evaluation.pairing import pair_results
 
     paired = pair_results(places, models)
-    found = compare_many(paired.pairs, **settings)
+    tested = [has_queries(*pair, settings["measure"]) for pair in paired.pairs]
+    pairs = list(compress(paired.pairs, tested))
+    untested = [f"{a.benchmark}/{a.task}" for (a, _), fit in zip(paired.pairs, tested, strict=True) if not fit]
+    found = compare_many(pairs or paired.pairs, **settings)
     if as_json:
         rows = [one.to_dict() for one in found]
-        console.emit_json({"a": paired.a, "b": paired.b, "unpaired": list(paired.unpaired), "comparisons": rows})
+        others = {"unpaired": list(paired.unpaired), "untested": untested}
+        console.emit_json({"a": paired.a, "b": paired.b, **others, "comparisons": rows})
         return
     console.emit(f"a: {paired.a}\nb: {paired.b}\n")
     console.emit(console.table(_COMPARED, [_compared(one) for one in found]))
-    if left_out := sum(one.left_out for one in found[: len(paired.pairs)]):
+    if left_out := sum(one.left_out for one in found[: len(pairs)]):
         console.remark(f"{left_out:,} queries were answered by one model alone and are left out")
+    if untested:
+        console.remark(f"left out, as there are no scores of single queries to test: {', '.join(untested)}")
     if paired.unpaired:
         console.remark(f"only one of the models has: {', '.join(paired.unpaired)}")
 
@@ -130,6 +137,18 @@ def plain(result: Result) -> dict[str, Any]:
 def command() -> str:
     """What was called, as a shell would read it."""
     return shlex.join(["diffembed", *sys.argv[1:]])
+
+
+def show_groups(word: str, result: Result, measures: Sequence[str] = ()) -> None:
+    """A table of the scores of a result by language, length, ..., or a remark where it has none."""
+    groups = [group for group in result.groups if group.by == word]
+    if not groups:
+        console.remark(f"the rows of {result.task} do not say their {word}")
+        return
+    names = list(measures or groups[0].scores)
+    console.emit("")
+    rows = [[group.value, group.note, group.queries, *(group.scores[name] for name in names)] for group in groups]
+    console.emit(console.table([word, "", "queries", *names], rows))
 
 
 _COMPARED = ("task", "measure", "queries", "a", "b", "b - a", "interval", "p", "p (Holm)", "wins/losses/ties")
@@ -162,13 +181,3 @@ def _show(result: Result) -> None:
     vectors = "bm25" if form["dims"] == 0 else f"{result.model}, {kind}, {form['dims']} dims"
     console.emit(f"{result.task} ({form['split']} queries): {vectors}{', chunks read together' * form['contextual']}\n")
     console.emit("\n".join(f"{name:<12}{console.number(value):>10}" for name, value in rows))
-
-
-def _show_groups(word: str, groups: Sequence[Group], result: Result) -> None:
-    if not groups:
-        console.remark(f"the rows of {result.task} do not say their {word}")
-        return
-    names = list(groups[0].scores)
-    console.emit("")
-    rows = [[group.value, group.note, group.queries, *(group.scores[name] for name in names)] for group in groups]
-    console.emit(console.table([word, "", "queries", *names], rows))

@@ -25,7 +25,7 @@ def report(places: Sequence[Path], *, into: Path | None, form: Form, title: str)
     else:
         console.emit(f"{found.title}\n{found.summary}")
         for section in found.sections:
-            for table in section.tables:
+            for table in (table.shown() for table in section.tables):
                 note = f"\n{table.note}" if table.note else ""
                 console.emit(
                     f"\n{table.title}\n\n{console.table(table.head, table.texts(), right=table.numeric)}{note}"

@@ -75,6 +75,11 @@ def test_sets_and_their_comparison(folder: Path, tiny_model_dir: Path, tmp_path:
     assert mean["difference"]["low"] <= mean["difference"]["mean"] <= mean["difference"]["high"]
     table = run("evaluate", "compare", into, *models, "--measure", "recall@100").stdout
     assert re.search(r"^beir/deep/other +recall@100 +3 +0\.0000 +1\.0000 +\+1\.0000 ", table, re.MULTILINE)
+    for file in (into / "beir" / "beir").iterdir():  # as of similarity, or p-MRR
+        file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"by_query": {}}), encoding="utf-8")
+    partly = run("evaluate", "compare", into, *models)
+    assert partly.stderr == "left out, as there are no scores of single queries to test: beir/beir\n"
+    assert "beir/deep/other" in partly.stdout
     run("evaluate", "compare", into, "--model", "bm25", "--model", "nobody").fails(2, "no result is of nobody")
     run("evaluate", "compare", tmp_path / "nowhere").fails(2, "nowhere does not exist")
     run("evaluate", "sets", tmp_path / "nowhere").fails(2, "nowhere is not a folder")

@@ -21,14 +21,14 @@ def test_tables_come_on_stdout_in_three_forms(results: Path) -> None:
     assert terminal.stdout.startswith("Scores on beir\n10 results of 4 systems on 3 tasks of 1 benchmark, ")
     row = next(line for line in terminal.stdout.splitlines() if line.startswith("set-0 "))
     assert row.count("±") == 4
-    assert "note: beir: model-b was not scored on set-2" in terminal.stderr.splitlines()
+    assert "note: beir: model-b, st:model-c were not scored on set-2" in terminal.stderr.splitlines()
     markdown = run("report", results, "--format", "markdown", "--title", "Three models")
     assert markdown.stdout.startswith("# Three models\n")
     assert "| set-0 | ndcg@10 |" in markdown.stdout
     values = run("report", results, "--json").json
     assert values == run("report", results, "--format", "json").json
     assert values["sections"][0]["tables"][0]["rows"][0]["task"] == "set-0"
-    assert "beir: model-b was not scored on set-2" in values["notes"]
+    assert "beir: model-b, st:model-c were not scored on set-2" in values["notes"]
 
 
 def test_options_may_come_first_and_files_beside_folders(results: Path) -> None:

@@ -137,6 +137,8 @@ def test_what_cannot_be_compared() -> None:
         compare(a, a, measure="ndcg@5")
     with pytest.raises(InputError, match="written without scores by query"):
         compare(a, replace(a, by_query={}))
+    with pytest.raises(InputError, match="has ndcg@10 nan for query 'q1'"):
+        compare(a, result([1.0, float("nan")]))
     with pytest.raises(InputError, match=r"different data \(sha256\)"):
         compare(replace(a, data={"sha256": "1"}), replace(a, data={"sha256": "2"}))
     with pytest.raises(InputError, match="has split dev and .* has all"):

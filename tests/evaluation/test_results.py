@@ -58,12 +58,15 @@ def spoil(**changes: Any) -> str:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (spoil(version=2), "has version 2 of the result format and this diffembed reads version 1; evaluate again"),
+        (spoil(version=2), "has version 2 of the result format and this diffembed reads version 1; move it away"),
         (spoil(version=None), "has version None"),
         (spoil(format="mteb"), "not a result of diffembed evaluate: it has no format"),
         (spoil(scores=None, mood="good"), "not a whole result: unknown mood; no scores"),
         (spoil(groups=[{"by": "length"}]), "not a whole result: .*value"),
         (spoil(main="ndcg@5"), "main score 'ndcg@5' is not among ndcg@10, recall@10"),
+        (spoil(scores={"ndcg@10": "high"}), "not a whole result: scores cannot be"),
+        (spoil(by_query={"q1": 0.5}, counts=[3]), "not a whole result: counts, by_query cannot be"),
+        (spoil(model=["bm25"], settings="int8"), "not a whole result: model, settings cannot be"),
         ("[]", "holds no JSON object"),
         ("{", "cannot be read as a result"),
     ],

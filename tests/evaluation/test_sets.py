@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,8 +123,20 @@ def test_chunks_read_together_and_alone_are_two_results(root: Path, tmp_path: Pa
     second, kept = evaluate_set(folder, alone, into=into)
     assert not kept
     assert (first.settings["contextual"], second.settings["contextual"]) == (True, False)
+    short = replace(together, settings=together.settings | {"max_tokens": 4})
+    notes = {
+        read: _length_notes(folder, replace(short, settings=short.settings | {"contextual": read}))
+        for read in (True, False)
+    }
+    assert all("over the limit of 4 tokens" in note for note in notes[True])
+    assert not any("limit" in note for note in notes[False])  # no chunk is longer than what is read at once
     with pytest.raises(InputError, match="no chunks that could be read together"):
         evaluate_set(root / "b", ranker_of("tiny", tiny_encoder, contextual=True))
+
+
+def _length_notes(folder: Path, ranker: Ranker) -> list[str]:
+    result, _ = evaluate_set(folder, ranker)
+    return [group.note for group in result.groups if group.by == "length"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -13,13 +14,12 @@ from tests.report import sample
 from tests.report.sample import result
 
 from diffembed.evaluation.results import Group, Result
-from diffembed.report.charts import BarChart, Chart, HeatMap, LineChart
+from diffembed.report.charts import GREY, BarChart, Chart, HeatMap, LineChart, pages
 from diffembed.report.choosing import charts_of, named_apart
 from diffembed.report.collection import collect
 from diffembed.report.growth import wilson_interval
 from diffembed.report.lines import short
 from diffembed.report.tables import Score
-from diffembed.report.words import pages
 
 
 def charts(results: list[Result], benchmark: str) -> dict[str, Chart]:
@@ -67,6 +67,20 @@ def test_many_tasks_or_systems_take_another_form_and_go_on_in_the_next_figure(
         assert chart.form == form
         drawn |= {(row[0], row[1]) for row in chart.table().rows}
     assert drawn == {(f"t{task}", f"m{model}") for task in range(tasks) for model in range(models)}
+
+
+def test_a_model_has_its_colour_wherever_colours_suffice() -> None:
+    def styles(chart: Chart) -> dict[str, int]:
+        assert isinstance(chart, BarChart | LineChart)
+        return {series.label: series.style for panel in chart.panels for series in panel.series}
+
+    known = {"bm25": 0, "model-a": 1, "model-b": 2, "st:model-c": 3}
+    results = [*sample.retrieval(), *sample.corpora(), *sample.lengths()]
+    for benchmark in ("beir", "scale", "longdoc"):
+        for chart in charts(results, benchmark).values():
+            assert styles(chart).items() <= known.items()
+    (many,) = charts([result("b", "t", f"m{number}", skill=0.5) for number in range(9)], "b").values()
+    assert set(styles(many).values()) == {GREY}
 
 
 def test_length_is_drawn_with_the_ceiling_and_the_limit() -> None:
@@ -161,24 +175,40 @@ def test_a_study_is_a_matrix_and_its_many_lines_are_parted_by_pooling() -> None:
     assert short_panel.values[2][1] == pytest.approx(sum(scores) / 3)
     assert short_panel.spread[2][1] == pytest.approx((max(scores) - min(scores)) / 2)
     groups = tuple(Group("characters", str(2**n), 9, {"ndcg@10": 0.5 - n / 50}) for n in range(8, 12))
-    lines = charts([replace(one, groups=groups) for one in sample.study()], "study")["study-characters"]
+    mixed = random.Random(0).sample(sample.study(), len(sample.study()))
+    lines = charts([replace(one, groups=groups) for one in mixed], "study")["study-characters"]
     assert isinstance(lines, LineChart)
     assert [panel.title for panel in lines.panels[:3]] == ["long, last", "long, mean", "long, mask"]
     assert [series.label for series in lines.panels[0].series] == ["causal", "opened", "mntp", "diffusion"]
 
 
-def test_masks_of_training_and_test_are_a_matrix_for_each_model() -> None:
+def test_models_by_the_mask_of_the_test_are_a_matrix() -> None:
     results = [
-        result("b", "t", model, skill=0.5, trained=trained, tested=tested)
-        for model in "mn"
-        for trained in ("causal", "bidirectional")
+        result("b", task, model, skill=0.5, tested=tested)
+        for task in ("t", "u")
+        for model in ("m, tuned causal", "m, tuned open")
         for tested in ("causal", "bidirectional")
     ]
-    heat = charts(results, "b")["b-trained-tested"]
+    heat = charts(results, "b")["b-model-tested"]
     assert isinstance(heat, HeatMap)
-    assert [panel.title for panel in heat.panels] == ["t, m", "t, n"]
-    assert all(value is not None for panel in heat.panels for row in panel.values for value in row)
-    assert "b-trained-tested" not in charts([one for one in results if one.settings["tested"] == "causal"], "b")
+    assert heat.title == "b: ndcg@10, model by mask of the test"
+    assert (heat.rows, heat.columns) == (("m, tuned causal", "m, tuned open"), ("bidirectional", "causal"))
+    by_place = {(one.task, one.model, one.settings["tested"]): one.score for one in results}
+    for panel in heat.panels:
+        for row, values in zip(heat.rows, panel.values, strict=True):
+            assert values == tuple(by_place[panel.title, row, column] for column in heat.columns)
+
+
+def test_a_matrix_needs_fields_side_by_side_and_below_each_other_and_one_system_in_each() -> None:
+    grid = [replace(one, settings=one.settings | {"tested": "causal"}) for one in sample.study()]
+    grid[-3:] = [replace(one, settings=one.settings | {"tested": "bidirectional"}) for one in grid[-3:]]
+    assert set(charts(grid, "study")) == {"study-scores", "study-backbone-pooling"}
+    one_pooling = [one for one in sample.study() if one.settings["pooling"] == "mean"]
+    assert set(charts(one_pooling, "study")) == {"study-scores"}
+    two_forms = [
+        replace(one, settings=one.settings | {"dtype": d}) for one in sample.study() for d in ("int8", "binary")
+    ]
+    assert "study-backbone-pooling" not in charts(two_forms, "study")
 
 
 def test_forms_are_drawn_against_their_bytes() -> None:
@@ -190,6 +220,7 @@ def test_forms_are_drawn_against_their_bytes() -> None:
         "int8": (64, 128, 256),
         "binary": (8, 16, 32),
     }
+    assert (chart.x_label, chart.y_label) == ("bytes per document", "mean ndcg@10")
     assert panel.series[0].marks == ("64 dims", "128 dims", "256 dims")
     scores = [one.score for one in sample.forms() if one.settings == {"dtype": "int8", "dims": 128}]
     int8 = next(series for series in panel.series if series.label == "int8")

@@ -139,6 +139,17 @@ def test_what_is_missing_is_named() -> None:
     )
 
 
+def test_notes_that_several_share_are_one() -> None:
+    cut = "cut to 512 tokens"
+    found = collected(
+        *(replace(result("b", "t", "m", skill=0.5, seed=seed), notes=(cut,)) for seed in range(2)),
+        replace(result("b", "t", "n", skill=0.5), notes=(cut, "no scores by language")),
+        result("b", "u", "o", skill=0.5),
+    )
+    assert found.run_notes() == [f"b: m, n on t: {cut}", "b: n on t: no scores by language"]
+    assert found.notes[:2] == ("b: m, n were not scored on u", "b: o was not scored on t")
+
+
 def test_a_result_without_the_task_s_measure_is_left_out_and_said() -> None:
     found = collected(
         result("b", "t", "m", skill=0.5),

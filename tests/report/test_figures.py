@@ -16,7 +16,7 @@ from tests.report.sample import result
 
 from diffembed.errors import MissingExtraError
 from diffembed.report import figures
-from diffembed.report.charts import BarChart, Chart, LineChart, Panel, PointMap, Series
+from diffembed.report.charts import COLOURS, BarChart, Chart, LineChart, Panel, PointMap, Series
 from diffembed.report.choosing import charts_of
 from diffembed.report.collection import collect
 from diffembed.report.figures import render
@@ -140,11 +140,19 @@ def test_long_names_and_many_systems_leave_the_text_readable(tasks: int, models:
         assert overlaps(drawn(chart)) == []
 
 
+def test_the_lowest_panel_of_each_column_has_the_figures_of_its_axis() -> None:
+    results = [result("b", f"t{task}", f"m{model}", skill=0.5, queries=2) for task in range(5) for model in range(9)]
+    (chart,) = charts_of(collect([(one, "") for one in results]), "b")
+    panels = [axes for axes in drawn(chart).axes if axes.get_visible()]
+    told = [any(tick.label1.get_visible() for tick in axes.xaxis.get_major_ticks()) for axes in panels]
+    assert told == [False, False, True, True, True]
+
+
 def test_a_map_has_a_mark_and_a_colour_for_each_label() -> None:
     figure = drawn(map_chart())
     looks = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines}
     assert len(looks) == 9
-    assert len({colour for colour, _ in looks}) == len(PALETTE)
+    assert len({colour for colour, _ in looks}) == len(PALETTE) == COLOURS
     assert overlaps(figure) == []
 
 

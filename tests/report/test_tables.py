@@ -9,6 +9,8 @@ from tests.report import sample
 from tests.report.sample import result
 
 from diffembed.evaluation.compare import compare_many
+from diffembed.evaluation.results import Group, Result
+from diffembed.report.choosing import charts_of
 from diffembed.report.collection import DRAWS, Collection, collect
 from diffembed.report.differences import MOST, difference_table
 from diffembed.report.report import Report
@@ -41,6 +43,24 @@ def test_parts_are_those_of_the_groups() -> None:
     table = part_table(found, "tongues", "language")
     assert [row[:3] for row in table.rows] == [("many", name, 20) for name in ("de", "en", "ja", "zh-Hant")]
     assert [cell.value for cell in table.rows[1][3:] if isinstance(cell, Score)] == pytest.approx([0.35, 0.45])
+
+
+def test_notes_of_parts_stand_under_the_table_and_the_figure() -> None:
+    def grouped(model: str, limit: int) -> Result:
+        over = {n: "" if n <= limit else f", over {limit}" for n in (256, 512, 1024)}
+        notes = {n: f"{n // 2 + 1} to {n} tokens{over[n]}" for n in over}
+        groups = [Group("length", str(n), 20, {"ndcg@10": 0.5}, note) for n, note in notes.items()]
+        groups += [Group("chunk", str(n), 20, {"ndcg@10": 0.5}, "chunks after the name") for n in (1, 2)]
+        return result("b", "b", model, skill=0.5, groups=tuple(groups))
+
+    found = collect([(grouped("m", 2048), ""), (grouped("n", 512), "")])
+    lengths = "256: 129 to 256 tokens; 512: 257 to 512 tokens; 1024: 513 to 1024 tokens (m); "
+    assert part_table(found, "b", "length").note == f"{lengths}1024: 513 to 1024 tokens, over 512 (n)."
+    assert part_table(found, "b", "chunk").note == "Chunks after the name."
+    charts = {chart.title: chart for chart in charts_of(found, "b")}
+    assert charts["b: ndcg@10 against length of the document (tokens)"].caption.startswith(lengths)
+    chunks = charts["b: ndcg@10 by place of the chunk in its document"]
+    assert (chunks.name, chunks.caption) == ("b-chunk", "Chunks after the name.")
 
 
 def test_parts_are_in_order_of_size() -> None:
@@ -91,13 +111,31 @@ def test_markdown_and_json_hold_every_table(report: Report) -> None:
     markdown, values = report.to_markdown(), report.to_json()
     tables = [table for section in report.sections for table in section.tables] + list(report.appendix)
     for table in tables:
-        assert f"\n### {table.title}\n" in markdown
+        assert f"\n### {table.shown().title}\n" in markdown
     lines = [line for line in markdown.splitlines() if line.startswith("| set-0 | ndcg@10 |")]
     assert lines[0].count("±") == 4
     assert lines[0].count("**") == 2
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     told = [table["title"] for section in values["sections"] for table in section["tables"]]
     assert told == [table.title for section in report.sections for table in section.tables]
+
+
+def test_many_systems_are_rows_for_readers_and_columns_in_json() -> None:
+    found = collect([(one, "") for one in sample.forms()])
+    table = score_table(found, "widths")
+    shown = table.shown()
+    assert shown.title == "widths: scores (ndcg@10)"
+    assert shown.head == ("system", "set-0", "set-1", "mean of 2")
+    assert [row[0] for row in shown.rows] == found.systems() == list(table.head[2:])
+    assert [row[1:] for row in shown.rows] == list(zip(*(row[2:] for row in table.rows), strict=True))
+    assert list(table.to_json()["rows"][0])[:2] == ["task", "measure"]
+    few = collect([(one, "") for one in sample.retrieval()])
+    assert score_table(few, "beir").shown() == score_table(few, "beir")
+    groups = tuple(Group("length", str(n), n, {"ndcg@10": n / 1000}) for n in (256, 512))
+    parted = collect([(result("b", "t", f"m{i}", skill=0.5, groups=groups), "") for i in range(7)])
+    turned = part_table(parted, "b", "length").shown()
+    assert turned.head == ("system", "t, 256, 256 queries", "t, 512, 512 queries")
+    assert [str(cell) for cell in turned.rows[0]] == ["m0", "0.2560", "0.5120"]
 
 
 def test_names_cannot_break_a_markdown_table() -> None:

@@ -52,6 +52,13 @@ def test_what_is_sent_and_what_comes_back(monkeypatch: pytest.MonkeyPatch) -> No
     assert (asked.usage.prompt_tokens, asked.usage.completion_tokens) == (11, 3)
 
 
+def test_none_takes_a_key_out_of_the_request() -> None:
+    """Some hosted models refuse ``max_tokens`` and want another word for it."""
+    with stub_server(once()) as stub:
+        client(stub).complete(ASK, Sampling(extra={"max_tokens": None, "max_completion_tokens": 9}))
+    assert set(stub.requests[0][2]) == {"model", "messages", "temperature", "seed", "max_completion_tokens"}
+
+
 def test_without_a_key_none_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DIFFEMBED_API_KEY", raising=False)
     with stub_server(once()) as stub:
@@ -127,10 +134,10 @@ def test_a_wait_that_one_request_is_told_holds_for_all() -> None:
 
 
 def test_a_wait_that_is_too_long_is_an_error() -> None:
-    with stub_server(once(("status", 429, {"Retry_After": "3600"}, b"{}"))) as stub:
+    with stub_server(once(("status", 503, {"Retry_After": "3600"}, b"{}"))) as stub:
         with pytest.raises(ServerError, match="3600 seconds") as caught:
             client(stub).complete(ASK)
-    assert caught.value.status == 429
+    assert caught.value.status == 503
     assert len(stub.requests) == 1
 
 

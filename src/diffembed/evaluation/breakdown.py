@@ -39,7 +39,7 @@ def breakdown(
         by: ``language`` (left out where the rows do not say theirs), ``length`` (left out without ``count_tokens``)
             and ``characters``.
         count_tokens: of the model: tokens of each text, special ones included.
-        limit: the model's limit in tokens; parts above it say so in their ``note``.
+        limit: the model's limit in tokens, where documents are read at once; parts above it say so in their ``note``.
 
     Raises:
         InputError: another word in ``by``.

@@ -127,6 +127,17 @@ def compare_many(
     return found
 
 
+def has_queries(a: Result, b: Result, measure: str | None = None) -> bool:
+    """Whether both results have the scores of single queries that a comparison needs (p-MRR and similarity have none).
+
+    >>> one = Result("mteb", "STS12", "a", "1", "cosine_spearman", {"cosine_spearman": 0.5})
+    >>> has_queries(one, one)
+    False
+    """
+    name = measure or a.main
+    return all(any(name in scores for scores in result.by_query.values()) for result in (a, b))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction (1979) of p-values that were looked at together.
 
@@ -197,6 +208,11 @@ def _paired(a: Result, b: Result, measure: str | None) -> _Paired:
             known = sorted({measure for scores in result.by_query.values() for measure in scores})
             said = f"there are {', '.join(known)}" if known else "it was written without scores by query"
             raise InputError(f"{result.label} has no {name} of each query, which a test needs ({said})")
+        if broken := [query for query, value in found.items() if not np.isfinite(value)]:
+            raise InputError(
+                f"{result.label} has {name} {found[broken[0]]} for query {broken[0]!r}, which is no number to compare; "
+                "measure it again"
+            )
         values.append(found)
     shared = [query for query in values[0] if query in values[1]]
     if not shared:

@@ -57,7 +57,7 @@ def load_mteb_model(
         model: ``default``, a model directory, a hub id, ``st:NAME_OR_PATH`` or ``bm25``.
         dtype: ``int8`` unless given; ``float32`` for ``st:``, which has no other.
         dims: a trained width; the full one unless given. ``st:`` has none to choose.
-        progress: called with (texts encoded, texts) of each call of mteb; of ``st:`` mteb draws a bar itself.
+        progress: called with (texts encoded, texts) of each call of mteb; not of ``st:`` and ``bm25``.
 
     Raises:
         InputError: a form of vectors that the model has not.

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from diffembed.errors import InputError
 from diffembed.evaluation.metrics import score_queries
 from diffembed.evaluation.results import Group, Result, Scores
 from diffembed.models.files import atomic_file
@@ -66,6 +67,27 @@ class QueryScores:
 
     def _file(self, split: str, subset: str) -> Path:
         return self.folder / f"{split}.{subset}.scores.json".replace("/", "-")
+
+
+def load_theirs(cache: Any, task: str, card: Any) -> Any:
+    """mteb's own result of a task (``mteb.TaskResult``), ``None`` where there is none.
+
+    Args:
+        cache: ``mteb.ResultCache``.
+        task: its name.
+        card: of the model, as mteb's.
+
+    Raises:
+        InputError: the file cannot be read: it is damaged, or of a version of mteb that wrote another form.
+    """
+    try:
+        return cache.load_task_result(task, card)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        file, reason = cache.get_task_result_path(task, card), " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{file} cannot be read as a result of mteb ({type(error).__name__}: {reason}); remove it, and the task is "
+            "measured again"
+        ) from error
 
 
 def watch(task: Any, kept: QueryScores) -> None:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from diffembed.evaluation.mteb_models import MtebModel
-from diffembed.evaluation.mteb_result import QueryScores, to_result, watch
+from diffembed.evaluation.mteb_result import QueryScores, load_theirs, to_result, watch
 from diffembed.evaluation.mteb_tasks import (
     DataError,
     Found,
@@ -66,14 +66,17 @@ def run_benchmark(
     reachable = True
     for number, task in enumerate(found.tasks, start=1):
         name = task.metadata.name
-        path = name if hasattr(task, "tasks") else str(task.metadata.dataset["path"])  # tasks may share a dataset
+        parts = getattr(task, "tasks", None) or [task]
+        path = name if len(parts) > 1 else str(task.metadata.dataset["path"])  # tasks may share a dataset
         runner = _Task(task, found.benchmark, model, into, places.get(name, []))
         where, kept = f"{model.name} {number}/{len(found.tasks)} {name}", runner.kept()
         try:
             if kept is None and path in missing:
                 continue
-            if kept is None and not reachable and not in_cache(path):  # each try takes the hub's client half a minute
-                raise DataError(unavailable(task, "it could not be reached before"))
+            if kept is None and not reachable:  # each try takes the hub's client half a minute
+                for part in parts:
+                    if not in_cache(str(part.metadata.dataset["path"])):
+                        raise DataError(unavailable(part, "it could not be reached before"))
             result = kept or runner.run(command)
         except DataError as error:
             if data is not None or len(found.tasks) == 1:
@@ -87,7 +90,7 @@ def run_benchmark(
         if report is not None:
             took = "was there" if kept is not None else f"{result.cost.get('seconds', 0.0):.1f} s"
             report(f"{where}: {result.main} {result.score:.4f} ({took})")
-    write_card(results, found, model, into)
+    write_card(model, into)
     if missing:
         said = "; ".join(missing.values())
         raise DataError(f"{len(found.tasks) - len(results)} of {len(found.tasks)} tasks were not measured: {said}")
@@ -123,7 +126,7 @@ class _Task:
         mteb = import_mteb()
         cache, task = mteb.ResultCache(self.cache), self.task
         same_data = self.queries.start(self.data)
-        theirs = cache.load_task_result(task.metadata.name, self.model.meta) if same_data else None
+        theirs = load_theirs(cache, task.metadata.name, self.model.meta) if same_data else None
         notes, counts, cut = list[str](), dict[str, int](), self.model.truncated
         with _quiet():
             try:
@@ -170,35 +173,41 @@ class _Task:
         return oddities(self.task) if retrieval else ([], {})
 
 
-def write_card(results: Sequence[Result], found: Found, model: MtebModel, into: Path) -> Path | None:
-    """Write the front matter of a model card with the results, as the hub shows them; ``None`` without any."""
+def write_card(model: MtebModel, into: Path) -> Path | None:
+    """Write the head of a model card, as the hub shows it, with all results of this model that mteb's files hold.
+
+    One card for each revision and form of a model, beside mteb's files; ``None`` where there are no results.
+    """
     from huggingface_hub import EvalResult, ModelCardData
 
-    tasks = {task.metadata.name: type(task).metadata for task in found.tasks}
+    cache = import_mteb().ResultCache(into / MTEB_FILES)
+    folder = cache.get_task_result_path("any", model.meta).parent
+    names = sorted(file.stem for file in folder.glob("*.json") if file.name != "model_meta.json")
     rows = []
-    for result in results:
-        metadata = tasks[result.task]
-        parts: Mapping[str, float] = {group.value: group.scores[result.main] for group in result.groups}
-        for part, value in (parts or {"default": result.score}).items():
-            rows.append(
-                EvalResult(
-                    task_type=_HUB_TYPES.get(metadata.type, "other"),
-                    task_name=metadata.type,
-                    dataset_type=metadata.dataset["path"],
-                    dataset_name=f"MTEB {result.task}" + (f" ({part})" if parts else ""),
-                    dataset_config=part,
-                    dataset_split=str(result.settings["split"]),
-                    dataset_revision=metadata.dataset["revision"],
-                    metric_type=metadata.main_score,
-                    metric_value=round(100 * value, 3),
-                )
+    for found in (load_theirs(cache, name, model.meta) for name in names):
+        if hasattr(found.task, "tasks"):  # its parts have files of their own, and datasets
+            continue
+        metadata = found.task.metadata
+        parts = [(split, entry) for split, entries in found.scores.items() for entry in entries]
+        rows += [
+            EvalResult(
+                task_type=_HUB_TYPES.get(metadata.type, "other"),
+                task_name=metadata.type,
+                dataset_type=metadata.dataset["path"],
+                dataset_name=f"MTEB {found.task_name} ({entry['hf_subset']}, {split})",
+                dataset_config=entry["hf_subset"],
+                dataset_split=split,
+                dataset_revision=found.dataset_revision,
+                metric_type=metadata.main_score,
+                metric_value=round(100 * entry["main_score"], 3),
             )
+            for split, entry in parts
+        ]
     if not rows:
         return None
     card = ModelCardData(model_name=model.meta.name, tags=["mteb"], eval_results=rows)
-    folder = into / MTEB_FILES / "cards"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{model.meta.model_name_as_path()}.{model.revision}.md"
+    file: Path = into / MTEB_FILES / "cards" / folder.relative_to(cache.cache_path / "results") / "README.md"
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f"---\n{card.to_yaml()}\n---\n", encoding="utf-8")
     return file
 

@@ -203,18 +203,24 @@ def load_data(task: Any, folder: Path | None) -> None:
         if convert is not None:
             convert(num_proc=None)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         if folder is not None:
             raise DataError(
-                f"{folder} cannot be read as the dataset {named} of {task.metadata.name}: {type(error).__name__}: "
-                f"{reason}; it must hold every file of that repository, README.md too, which names the parts"
+                f"{folder} cannot be read as the dataset {named} of {task.metadata.name}: {_reason(error)}; it must "
+                "hold every file of that repository, README.md too, which names the parts"
             ) from error
         if isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("huggingface_hub", "httpx"):
-            raise DataError(unavailable(task, reason)) from error
+            raise DataError(unavailable(task, " ".join(str(error).split())[:300] or type(error).__name__)) from error
         raise DataError(
-            f"the dataset {named} of {task.metadata.name} cannot be read: {type(error).__name__}: {reason}; is mteb "
-            f"{_version()} up to date?"
+            f"the dataset {named} of {task.metadata.name} cannot be read: {_reason(error)}; is mteb {_version()} up to "
+            "date?"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong first: the library's outermost error says no more than that something did."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def oddities(task: Any) -> tuple[list[str], dict[str, int]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,7 +107,7 @@ class Result:
         if values.get("version") != VERSION:
             raise InputError(
                 f"{source} has version {values.get('version')!r} of the result format and this diffembed reads "
-                f"version {VERSION}; evaluate again with this one, or read it with the diffembed that wrote it"
+                f"version {VERSION}; move it away and evaluate again, or use the diffembed that wrote it"
             )
         names = {f.name for f in fields(cls)}
         unknown = sorted(set(values) - names - {"format", "version"})
@@ -115,6 +115,8 @@ class Result:
         if unknown or missing:
             wrong = [f"unknown {', '.join(unknown)}"] * bool(unknown) + [f"no {', '.join(missing)}"] * bool(missing)
             raise InputError(f"{source} is not a whole result: {'; '.join(wrong)}")
+        if odd := _odd_keys(values):
+            raise InputError(f"{source} is not a whole result: {', '.join(odd)} cannot be what it should hold there")
         plain = {name: values[name] for name in names & set(values)}
         try:
             plain["groups"] = tuple(Group(**group) for group in plain.get("groups", ()))
@@ -122,6 +124,24 @@ class Result:
             return cls(**plain)
         except TypeError as error:
             raise InputError(f"{source} is not a whole result: {error}") from error
+
+
+def _odd_keys(values: Mapping[str, Any]) -> list[str]:
+    """The keys of a result file whose values are of a wrong kind."""
+
+    def is_scores(given: Any) -> bool:
+        return isinstance(given, dict) and all(type(value) in (int, float) for value in given.values())
+
+    def is_by_query(given: Any) -> bool:
+        return isinstance(given, dict) and all(map(is_scores, given.values()))
+
+    kinds: dict[str, Callable[[Any], bool]] = {
+        **dict.fromkeys(("benchmark", "task", "model", "revision", "main"), lambda given: isinstance(given, str)),
+        **dict.fromkeys(("settings", "data", "environment"), lambda given: isinstance(given, dict)),
+        **dict.fromkeys(("scores", "counts", "cost"), is_scores),
+        "by_query": is_by_query,
+    }
+    return [name for name, fits in kinds.items() if name in values and not fits(values[name])]
 
 
 @dataclass(frozen=True, slots=True)

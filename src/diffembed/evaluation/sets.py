@@ -30,7 +30,7 @@ def find_sets(root: Path, only: Sequence[str] = ()) -> list[tuple[str, Path]]:
     """The sets in and below a folder: name (the path from it) and folder, in order of name.
 
     Args:
-        root: a folder; where it is a set itself, that is the only one, under its own name.
+        root: a folder; where it is a set itself, that one has the folder's own name.
         only: patterns such as ``xling-*`` of which a name must match one; all names unless given.
 
     Raises:
@@ -46,8 +46,8 @@ def find_sets(root: Path, only: Sequence[str] = ()) -> list[tuple[str, Path]]:
         )
     chosen = [(name, folder) for name, folder in sets if not only or any(fnmatch(name, pattern) for pattern in only)]
     if not chosen:
-        some = ", ".join(name for name, _ in sets[:5])
-        raise InputError(f"none of the {len(sets)} sets below {root} matches {', '.join(only)}; there are {some}, ...")
+        some = ", ".join(name for name, _ in sets[:5]) + ", ..." * (len(sets) > 5)
+        raise InputError(f"none of the {len(sets)} sets below {root} matches {', '.join(only)}; there are {some}")
     return chosen
 
 
@@ -96,8 +96,14 @@ def evaluate_set(
         if kept is not None and kept.data == data:
             return kept, True
     report = report_on(task, ranker.rank(task, progress=progress), model=ranker.model, split=split)
-    count_tokens, limit = getattr(ranker.encoder, "count_tokens", None), ranker.settings.get("max_tokens")
-    groups = breakdown(task, report.by_query, count_tokens=count_tokens, limit=limit)
+    # Chunks that are read alone are far below the limit, however long their document is.
+    at_once = task.doc_ids is None or settings["contextual"]
+    groups = breakdown(
+        task,
+        report.by_query,
+        count_tokens=getattr(ranker.encoder, "count_tokens", None),
+        limit=ranker.settings.get("max_tokens") if at_once else None,
+    )
     result = report.to_result(ranker.revision, benchmark=BENCHMARK, settings=settings, data=data, groups=groups)
     result = replace(result, notes=_notes(result, task))
     if into is not None:

@@ -236,7 +236,7 @@ def save_model(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    from diffembed.models.modules_file import write_sentence_transformers_files
+    from diffembed.models.modules_file import ended, tokenizer_config, write_sentence_transformers_files
 
     base = backbone.base_model
     stock: dict[str, Any] = base.config.to_dict()  # type: ignore[union-attr, operator]
@@ -261,8 +261,8 @@ def save_model(
                 file.chmod(0o644)  # safetensors makes them readable by their owner only
             write_json(folder / "config.json", stock)
             # not tokenizer.save: that raises a bare Exception where the disk is full
-            (folder / TOKENIZER_FILE).write_text(_ended(tokenizer, config).to_str(pretty=True), encoding="utf-8")
-            write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer, config))
+            (folder / TOKENIZER_FILE).write_text(ended(tokenizer, config).to_str(pretty=True), encoding="utf-8")
+            write_json(folder / "tokenizer_config.json", tokenizer_config(tokenizer, config))
             (folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
             write_sentence_transformers_files(folder, config)
             (folder / "README.md").write_text(card or default_card(config), encoding="utf-8")
@@ -362,27 +362,6 @@ def default_card(config: ModelConfig) -> str:
         f"Contextual: {'yes' if config.contextual else 'no'}.\n\n"
         f'```python\nfrom diffembed import Encoder\nEncoder.load("PATH").encode_documents(["a text"])\n```\n'
     )
-
-
-def _ended(tokenizer: Tokenizer, config: ModelConfig) -> Tokenizer:
-    """The tokenizer as other libraries need it where a model puts a token after every text: one that puts it there."""
-    if not config.readout_ids:
-        return tokenizer
-    from tokenizers import Tokenizer as Own
-    from tokenizers.processors import TemplateProcessing
-
-    (number,) = config.readout_ids
-    token = tokenizer.id_to_token(number)
-    ended = Own.from_str(tokenizer.to_str())
-    ended.post_processor = TemplateProcessing(single=["$A", token], special_tokens=[(token, number)])
-    return ended
-
-
-def _tokenizer_config(tokenizer: Tokenizer, config: ModelConfig) -> dict[str, Any]:
-    named = {"pad_token": config.pad_token_id, "eos_token": config.eot_token_id, "mask_token": config.mask_token_id}
-    tokens = {name: tokenizer.id_to_token(i) for name, i in named.items() if i is not None}
-    known = {name: token for name, token in tokens.items() if token is not None}  # a table may outgrow the vocabulary
-    return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.max_tokens, **known}
 
 
 def _read_text(file: Path) -> str:

@@ -7,12 +7,15 @@ is put after the text by the directory's ``tokenizer.json``.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from diffembed.models.checkpoint import CONFIG_FILE, OURS, WEIGHTS_FILE, ModelConfig
 from diffembed.models.files import write_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _LAST = "pooling_mode_lasttoken"
 _MODES = {"mean": "pooling_mode_mean_tokens", "last": _LAST, "mask": _LAST}
@@ -41,6 +44,28 @@ def write_sentence_transformers_files(folder: Path, config: ModelConfig) -> None
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": config.max_tokens, "do_lower_case": False})
     prompts = {"query": config.query_prompt, "document": config.document_prompt}
     write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "cosine", "prompts": prompts})
+
+
+def ended(tokenizer: Tokenizer, config: ModelConfig) -> Tokenizer:
+    """The tokenizer as other libraries need it where a model puts a token after every text: one that puts it there."""
+    if not config.readout_ids:
+        return tokenizer
+    from tokenizers import Tokenizer as Own
+    from tokenizers.processors import TemplateProcessing
+
+    (number,) = config.readout_ids
+    token = tokenizer.id_to_token(number)
+    ended = Own.from_str(tokenizer.to_str())
+    ended.post_processor = TemplateProcessing(single=["$A", token], special_tokens=[(token, number)])
+    return ended
+
+
+def tokenizer_config(tokenizer: Tokenizer, config: ModelConfig) -> dict[str, Any]:
+    """What ``tokenizer_config.json`` says."""
+    named = {"pad_token": config.pad_token_id, "eos_token": config.eot_token_id, "mask_token": config.mask_token_id}
+    tokens = {name: tokenizer.id_to_token(i) for name, i in named.items() if i is not None}
+    known = {name: token for name, token in tokens.items() if token is not None}  # a table may outgrow the vocabulary
+    return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.max_tokens, **known}
 
 
 def _write_tanh(folder: Path, hidden: int) -> None:

@@ -73,7 +73,7 @@ def _panels(chart: BarChart, matplotlib: Any) -> Any:
         matplotlib, chart.title, rows * (max(0.24, row_height(names, _SYSTEM)) * len(names) + 0.6) + 0.35
     )
     grid = figure.subplots(rows, columns, sharey=True, sharex=True, squeeze=False)
-    for axes, panel in zip(grid.flat, chart.panels, strict=False):
+    for number, (axes, panel) in enumerate(zip(grid.flat, chart.panels, strict=False)):
         axes.set_title(wrapped(panel.title, 75 // columns), loc="left")
         for series in panel.series:
             places = [float(names.index(str(x))) for x in series.x]
@@ -83,6 +83,7 @@ def _panels(chart: BarChart, matplotlib: Any) -> Any:
         axes.set_yticks(range(len(names)), [wrapped(name, _SYSTEM) for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
         _score_axis(axes, chart.panels, "", values=True)
+        axes.tick_params(axis="x", labelbottom=number + columns >= len(chart.panels))  # the lowest of its column
     for axes in grid.flat[len(chart.panels) :]:
         axes.set_visible(False)
     figure.supxlabel(chart.x_label, fontsize=9)
@@ -124,7 +125,7 @@ def _right_end(series: Series, point: int) -> float:
 def _figures(axes: Any, bars: Sequence[Bar]) -> None:
     """The scores in figures, right of bars and whiskers."""
     for place, score, end in bars:
-        axes.annotate(f"{score:.3f}", (end, place), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
+        axes.annotate(f"{score:.3f}", (end, place), (5, 0), textcoords="offset points", va="center", fontsize=7.5)
 
 
 def _score_axis(axes: Any, panels: Sequence[Panel], label: str, *, values: bool) -> None:

@@ -9,11 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from diffembed.report.charts import BarChart, Chart, Form, Panel, Series
+from diffembed.report.charts import (
+    COLOURS,
+    DOTTED,
+    GREY,
+    GROUPED,
+    PANELS,
+    BarChart,
+    Chart,
+    Form,
+    Panel,
+    Series,
+    count,
+    pages,
+    slug,
+)
 from diffembed.report.collection import Collection, Scored
 from diffembed.report.growth import GROWING, lines, parts
 from diffembed.report.settings import forms, matrices
-from diffembed.report.words import COLOURS, DOTTED, GROUPED, PANELS, count, pages, slug
 
 
 def charts_of(collection: Collection, benchmark: str) -> list[Chart]:
@@ -49,7 +62,10 @@ def bars(collection: Collection, benchmark: str, styles: Mapping[str, int]) -> l
     for name, title, part in pages(tasks, size, slug(benchmark, "scores"), f"{benchmark}: {label}"):
         found = {(s, t): one for s in systems for t in part if (one := collection.at(benchmark, t, s)) is not None}
         if form == "panels":
-            panels = [Panel(t, (_bar("", [(s, found[s, t]) for s in systems if (s, t) in found]),)) for t in part]
+            here = {t: [s for s in systems if (s, t) in found] for t in part}
+            panels = [
+                Panel(t, tuple(_bar(s, [(s, found[s, t])], GREY if many else styles[s]) for s in here[t])) for t in part
+            ]
         else:
             rows = {s: [(t, found[s, t]) for t in part if (s, t) in found] for s in systems}
             panels = [Panel("", tuple(_bar(s, row, styles[s]) for s, row in rows.items() if row))]
@@ -59,7 +75,7 @@ def bars(collection: Collection, benchmark: str, styles: Mapping[str, int]) -> l
     return charts
 
 
-def _bar(label: str, row: Sequence[tuple[str, Scored]], style: int = 0) -> Series:
+def _bar(label: str, row: Sequence[tuple[str, Scored]], style: int) -> Series:
     ends = [one.interval or (None, None) for _, one in row]
     return Series(
         label,

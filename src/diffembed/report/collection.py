@@ -31,13 +31,13 @@ class Part:
         scores: measure -> mean over the runs.
         queries: how many there are in it, in all runs together.
         by_seed: the scores of each run.
-        note: of the groups.
+        notes: of the groups.
     """
 
     scores: Scores
     queries: int
     by_seed: tuple[Scores, ...]
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Scored:
 def _part(groups: Sequence[Group]) -> Part:
     names = [name for name in groups[0].scores if all(name in group.scores for group in groups)]
     means = {name: sum(group.scores[name] for group in groups) / len(groups) for name in names}
-    notes = "; ".join(dict.fromkeys(group.note for group in groups if group.note))
+    notes = tuple(dict.fromkeys(group.note for group in groups if group.note))
     return Part(means, sum(group.queries for group in groups), tuple(group.scores for group in groups), notes)
 
 
@@ -155,6 +155,35 @@ class Collection:
     @cached_property
     def _by_place(self) -> dict[tuple[str, str, str], Scored]:
         return {(one.benchmark, one.task, one.system): one for one in self.scored}
+
+    def part_notes(self, benchmark: str, by: str) -> str:
+        """What is said of the groups of a kind: each note once, with the groups and systems that it is of, unless all.
+
+        First what is said of all groups, then the rest in their order.
+        """
+        values, systems = dict[str, None](), dict[str, None]()
+        noted: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+        for one in self.of(benchmark):
+            for value, part in one.parts(by).items():
+                values[value] = systems[one.system] = None
+                for note in part.notes:
+                    places, names = noted.setdefault(note, ({}, {}))
+                    places[value] = names[one.system] = None
+        told = []
+        for note, (places, names) in noted.items():
+            order = sorted(places, key=natural) if len(places) < len(values) else []
+            whose = f" ({_list(list(names))})" if len(names) < len(systems) else ""
+            told.append(([natural(place) for place in order], f"{', '.join(order)}{': ' * bool(order)}{note}{whose}"))
+        text = "; ".join(said for _, said in sorted(told))
+        return f"{text[0].upper()}{text[1:]}." if text else ""
+
+    def run_notes(self) -> list[str]:
+        """What the results say of themselves: each note of a task once, with the systems whose results say it."""
+        noted: dict[tuple[str, str, str], dict[str, None]] = {}
+        for one in self.scored:
+            for note in (note for run in one.runs for note in run.notes):
+                noted.setdefault((one.benchmark, one.task, note), {})[one.system] = None
+        return [f"{name}: {_list(list(systems))} on {task}: {note}" for (name, task, note), systems in noted.items()]
 
     def common(self, benchmark: str) -> list[str]:
         """The tasks on which every system of the benchmark was scored."""
@@ -236,10 +265,12 @@ def _missing(collection: Collection) -> list[str]:
     notes = []
     for benchmark in collection.benchmarks:
         tasks, systems = collection.tasks(benchmark), collection.systems(benchmark)
+        lacking: dict[str, list[str]] = {}
         for system in systems:
-            lacking = [task for task in tasks if collection.at(benchmark, task, system) is None]
-            if lacking:
-                notes.append(f"{benchmark}: {system} was not scored on {_list(lacking)}")
+            if missing := [task for task in tasks if collection.at(benchmark, task, system) is None]:
+                lacking.setdefault(_list(missing), []).append(system)
+        for missed, names in lacking.items():
+            notes.append(f"{benchmark}: {_list(names)} {'was' if len(names) == 1 else 'were'} not scored on {missed}")
         if len(systems) > 1 and not collection.common(benchmark):
             notes.append(
                 f"{benchmark}: no task was given to all of {_list(systems)}, so there is no mean; "

@@ -6,12 +6,27 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from diffembed.report.charts import BarChart, Form, Guide, LineChart, Panel, Scale, Series
+from diffembed.report.charts import (
+    COLOURS,
+    DOTTED,
+    GROUPED,
+    PANELS,
+    BarChart,
+    Form,
+    Guide,
+    LineChart,
+    Panel,
+    Scale,
+    Series,
+    count,
+    pages,
+    slug,
+    trend,
+)
 from diffembed.report.collection import Collection, Part, Scored
 from diffembed.report.labels import natural, studied_place
-from diffembed.report.settings import MATRICES
+from diffembed.report.settings import BY_POOLING
 from diffembed.report.tables import PARTS
-from diffembed.report.words import COLOURS, DOTTED, GROUPED, PANELS, count, pages, slug, trend
 
 # Groups that grow: their axis, and the axis' scale where the values are numbers.
 GROWING: dict[str, tuple[str, Scale]] = {
@@ -34,8 +49,8 @@ def parts(collection: Collection, benchmark: str, by: str, styles: Mapping[str, 
     broken, caption = _broken_down(collection, benchmark, by)
     for task, measure, found in broken:
         names = sorted({name for values in found.values() for name in values}, key=natural)
-        where = f"{benchmark}, {task}" if task else f"{benchmark}, all tasks"
-        for name, title, page in pages(names, DOTTED, slug(benchmark, task, by), f"{where}: {measure} by {told}"):
+        where = task if task.startswith(benchmark) else f"{benchmark}, {task or 'all tasks'}"
+        for name, title, page in pages(names, DOTTED, slug(where, by), f"{where}: {measure} by {told}"):
             series = []
             for system, values in found.items():
                 row = [(value, values[value].scores[measure]) for value in page if value in values]
@@ -61,15 +76,14 @@ def lines(collection: Collection, benchmark: str, by: str, styles: Mapping[str, 
     measure = next(iter(measures)) if len(measures) == 1 else "score"
     if any(series.low and series.low[0] is not None for panel in panels for series in panel.series):
         several = any(len(one.runs) > 1 for one in collection.of(benchmark))
-        caption += (
-            "Band: from the lowest to the highest seed. " if several else "Band: 95% Wilson interval of a share. "
-        )
+        band = "from the lowest to the highest seed" if several else "95% Wilson interval of a share"
+        caption = f"Band: {band}. {caption}".strip()
     charts = []
     title = f"{benchmark}: {measure} against {label}"
     for name, headed, page in pages(panels, PANELS, slug(benchmark, by), title):
         systems = dict.fromkeys(series.label for panel in page for series in panel.series)
         alt = f"{measure} against {label} for {count(systems, 'system')} on {count(page, 'task')}. {trend(page)}"
-        charts.append(LineChart(name, headed, alt, caption.strip(), tuple(page), label, measure, _scale(scale, page)))
+        charts.append(LineChart(name, headed, alt, caption, tuple(page), label, measure, _scale(scale, page)))
     return charts
 
 
@@ -91,10 +105,12 @@ def _facets(
     collection: Collection, benchmark: str, task: str, found: Mapping[str, object], styles: Mapping[str, int]
 ) -> list[tuple[str, Lines]]:
     """The lines of each panel of a task: all in one, or of many systems of a study a panel for each pooling."""
-    row_key, column_key = MATRICES[0]
-    settings = {one.system: one.first.settings for one in collection.of(benchmark) if one.system in found}
+    row_key, column_key = BY_POOLING
+    settings = {one.system: one.first.settings for one in collection.of(benchmark)}
     places = {
-        s: (str(own[row_key]), str(own[column_key])) for s, own in settings.items() if {row_key, column_key} <= set(own)
+        s: (str(settings[s][row_key]), str(settings[s][column_key]))
+        for s in found
+        if {row_key, column_key} <= set(settings[s])
     }
     if len(found) <= COLOURS + 1 or len(places) < len(found) or len(set(places.values())) < len(places):
         return [(task, {system: (system, styles[system]) for system in found})]
@@ -122,15 +138,16 @@ def _broken_down(collection: Collection, benchmark: str, by: str) -> tuple[list[
                 found |= {system: parts} if parts else {}
         if len({value for values in found.values() for value in values}) > 1:
             tasks.append((task, measure, found))
+    notes = collection.part_notes(benchmark, by)
     if len(tasks) <= PANELS:
-        return tasks, ""
+        return tasks, notes
     systems = [s for s in collection.systems(benchmark) if any(s in found for _, _, found in tasks)]
     shared = [(task, measure, found) for task, measure, found in tasks if all(s in found for s in systems)]
     if not shared:
         return [], ""
     pooled = {system: _pooled([(found[system], measure) for _, measure, found in shared]) for system in systems}
-    caption = f"All queries of the {len(shared)} tasks that every system was scored on; the table has the tasks. "
-    return [("", "score", pooled)], caption
+    caption = f"All queries of the {len(shared)} tasks that every system was scored on; the table has the tasks."
+    return [("", "score", pooled)], f"{caption} {notes}".strip()
 
 
 def _pooled(tasks: Sequence[tuple[dict[str, Part], str]]) -> dict[str, Part]:
@@ -189,7 +206,7 @@ def _guides(one: Scored, values: Mapping[str, Part], longest: float, style: int)
     ceiling = sorted((_number(v) or 0.0, p.scores["ceiling"]) for v, p in values.items() if "ceiling" in p.scores)
     if all(share >= 1 for _, share in ceiling):
         ceiling = []
-    at = float(limit) if limit and limit < longest else None
+    at = float(limit) if limit and limit <= longest else None
     return [Guide(style, at, tuple(ceiling))] if ceiling or at is not None else []
 
 

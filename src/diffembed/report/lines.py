@@ -23,6 +23,7 @@ from diffembed.report.style import (
 
 _CEILING, _LIMIT = "ceiling: what its limit leaves", "limit in tokens"
 _HOLLOW = f"fewer than {FEW} queries"
+_WHOLE: dict[str, Any] = {"clip_on": False, "zorder": 3}  # at 0 as well a mark is a whole one, before the axis
 _DASHED, _DOTTED = (0, (4, 2)), (0, (1, 1.5))
 
 
@@ -78,13 +79,21 @@ def _line(axes: Any, series: Series, x: Sequence[float], marks: dict[str, str], 
     shade, dash = colour(series.style), DASHES[series.style // len(PALETTE) % len(DASHES)]
     mark = "" if series.marks else MARKS[series.style % len(MARKS)]
     (handle,) = axes.plot(
-        x, series.y, color=shade, linestyle=dash, marker=mark, markersize=3.5 + 3 * size, linewidth=1.2 + 1.6 * size
+        x,
+        series.y,
+        color=shade,
+        linestyle=dash,
+        marker=mark,
+        markersize=3.5 + 3 * size,
+        linewidth=1.2 + 1.6 * size,
+        **_WHOLE,
     )
     for place, y, name in zip(x, series.y, series.marks, strict=bool(series.marks)):
-        axes.plot([place], [y], marks[name], color=shade, markersize=6)
-    few = [i for i, count in enumerate(series.counts) if count < FEW]
-    at, heights = [x[i] for i in few], [series.y[i] for i in few]
-    axes.plot(at, heights, mark, color=PAPER, markersize=2.5 + 3 * size, markeredgecolor=shade, markeredgewidth=1.2)
+        axes.plot([place], [y], marks[name], color=shade, markersize=6, **_WHOLE)
+    for i, count in enumerate(series.counts):
+        if count < FEW:
+            hollow = {"color": PAPER, "markeredgecolor": shade, "markeredgewidth": 1.2, **_WHOLE}
+            axes.plot([x[i]], [series.y[i]], mark, markersize=2.5 + 3 * size, **hollow)
     ends = [end for i in range(len(x)) if (end := series.interval(i)) is not None]
     if ends and len(ends) == len(x):
         low, high = zip(*ends, strict=True)

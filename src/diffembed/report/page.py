@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from diffembed.report.charts import Chart
+from diffembed.report.charts import Chart, slug
 from diffembed.report.style import FAINT, GRID, INK, PAPER
 from diffembed.report.tables import Cell, Score, Table
-from diffembed.report.words import slug
 
 _THEME = {INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--grid)", PAPER: "var(--paper)"}
 
@@ -154,7 +153,8 @@ def _folded(title: str, content: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 
-def _table(table: Table) -> str:
+def _table(whole: Table) -> str:
+    table = whole.shown()
     numeric = table.numeric or [False] * len(table.head)
     head = "".join(
         f'<th scope="col"{_class(number)}><button type="button">{escape(name) or "&#160;"}</button></th>'

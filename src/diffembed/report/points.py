@@ -23,8 +23,7 @@ from diffembed.data.jsonl import jsonl_file, read_objects
 from diffembed.errors import InputError, MissingExtraError
 from diffembed.evaluation.ranker import Ranker, load_ranker
 from diffembed.models.files import atomic_file
-from diffembed.report.charts import PointMap, Series
-from diffembed.report.words import slug
+from diffembed.report.charts import PointMap, Series, slug
 
 Method = Literal["tsne", "umap"]
 Progress = Callable[[int, int], None] | None

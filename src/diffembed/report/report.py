@@ -59,7 +59,7 @@ class Report:
         parts = [f"# {self.title}", self.summary]
         parts += ["\n".join(f"- {note}" for note in self.notes)] if self.notes else []
         for section in self.sections:
-            parts += [f"## {section.title}", *(table.to_markdown() for table in section.tables)]
+            parts += [f"## {section.title}", *(table.shown().to_markdown() for table in section.tables)]
             for chart in section.charts if figures else ():
                 alt = chart.alt.replace("[", "(").replace("]", ")")
                 parts += [f"![{alt}]({figures}/{chart.name}.svg)", *([chart.caption] if chart.caption else [])]
@@ -115,17 +115,12 @@ def report_on(collection: Collection, *, title: str = "", maps: Sequence[Path] =
         sections.append(Section("Maps of documents", (), charts))
     named = iter(named_apart([chart for section in sections for chart in section.charts]))
     sections = [Section(s.title, s.tables, tuple(next(named) for _ in s.charts)) for s in sections]
-    own = [
-        f"{one.benchmark}: {one.system} on {one.task}: {note}"
-        for one in collection.scored
-        for note in dict.fromkeys(note for run in one.runs for note in run.notes)
-    ]
     return Report(
         title or f"Scores on {', '.join(collection.benchmarks)}",
         _summary(collection),
         tuple(sections),
         (cost_table(collection), origin_table(collection), environments(collection)),
-        (*collection.notes, *own),
+        (*collection.notes, *collection.run_notes()),
     )
 
 

@@ -1,66 +1,59 @@
-"""Charts of settings that results differ in: backbone by pooling, and the form of the vectors against its bytes."""
+"""Charts of settings that results differ in: matrices of two of them, and the form of the vectors against its bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from diffembed.report.charts import Heat, HeatMap, LineChart, Panel, Series
+from diffembed.report.charts import PANELS, Heat, HeatMap, LineChart, Panel, Series, count, pages, slug, trend
 from diffembed.report.collection import Collection, Scored
 from diffembed.report.labels import natural, studied_place
-from diffembed.report.words import PANELS, count, pages, slug, trend
 
-MATRICES = (("backbone", "pooling"), ("trained", "tested"))
+BY_POOLING = ("backbone", "pooling")
+_BY_MASK = ("model", "tested")  # the name of a model of a study says which mask it was tuned under
+_SIDES = {"tested": "mask of the test"}
 _BYTES = {"float32": 4.0, "int8": 1.0, "binary": 1 / 8}  # of one dimension
 
 
 def matrices(collection: Collection, benchmark: str) -> list[HeatMap]:
-    """Backbone by pooling, and mask of the training by mask of the test: a matrix for each task."""
-    return [chart for keys in MATRICES for chart in _matrices(collection, benchmark, *keys)]
+    """Backbone by pooling, and model by the mask of the test: a matrix for each task."""
+    return [chart for keys in (BY_POOLING, _BY_MASK) for chart in _matrices(collection, benchmark, *keys)]
 
 
 def _matrices(collection: Collection, benchmark: str, row_key: str, column_key: str) -> list[HeatMap]:
-    scored = [one for one in collection.of(benchmark) if {row_key, column_key} <= set(one.first.settings)]
-    scored.sort(key=lambda one: studied_place(one.first.settings))
-    rows = list(dict.fromkeys(str(one.first.settings[row_key]) for one in scored))
+    scored = [one for one in collection.of(benchmark) if {row_key, column_key} <= set(_told(one))]
+    order = collection.systems(benchmark)
+    scored.sort(key=lambda one: order.index(one.system))
+    rows = list(dict.fromkeys(_told(one)[row_key] for one in scored))
     columns = sorted(
-        dict.fromkeys(str(one.first.settings[column_key]) for one in scored),
-        key=lambda name: studied_place({column_key: name}),
+        {_told(one)[column_key] for one in scored}, key=lambda name: (studied_place({column_key: name}), natural(name))
     )
     panels = []
-    for title, own in _fields(scored, row_key, column_key):
-        if any(len({place[side] for place in own}) < 2 for side in (0, 1)):
-            continue  # a row or a column alone: the bars say it better
+    measures: dict[str, None] = {}
+    for task in sorted({one.task for one in scored}, key=natural):
+        own = {(_told(one)[row_key], _told(one)[column_key]): one for one in scored if one.task == task}
+        if len(own) < sum(one.task == task for one in scored):
+            continue  # systems that differ in something else as well
+        if any(len({place[side] for place in own}) == len(own) for side in (0, 1)):
+            continue  # nothing beside or nothing below anything: the bars say it better
         values = [[own[r, c].score if (r, c) in own else None for c in columns] for r in rows]
         spread = [[_spread(own.get((r, c))) for c in columns] for r in rows]
-        panels.append(Heat(title, tuple(map(tuple, values)), tuple(map(tuple, spread))))
+        panels.append(Heat(task, tuple(map(tuple, values)), tuple(map(tuple, spread))))
+        measures |= dict.fromkeys(one.measure for one in own.values())
+    measure = next(iter(measures)) if len(measures) == 1 else "score"
+    sides = _SIDES.get(row_key, row_key), _SIDES.get(column_key, column_key)
+    title = f"{benchmark}: {measure}, {sides[0]} by {sides[1]}"
     caption = "Under a score: half the range over the seeds." if any(len(one.runs) > 1 for one in scored) else ""
     charts = []
-    title = f"{benchmark}: {row_key} by {column_key}"
     for name, headed, page in pages(panels, PANELS, slug(benchmark, row_key, column_key), title):
-        sides = f"{row_key} ({', '.join(rows)}) by {column_key} ({', '.join(columns)})"
-        alt = f"Matrices of {sides}: {count(page, 'panel')}. {_best_fields(page, rows, columns)}"
-        charts.append(
-            HeatMap(name, headed, alt, caption, tuple(page), (row_key, column_key), tuple(rows), tuple(columns))
-        )
+        told = f"{sides[0]} ({', '.join(rows)}) by {sides[1]} ({', '.join(columns)})"
+        alt = f"Matrices of {told}: {count(page, 'panel')}. {_best_fields(page, rows, columns)}"
+        charts.append(HeatMap(name, headed, alt, caption, tuple(page), sides, tuple(rows), tuple(columns)))
     return charts
 
 
-def _fields(
-    scored: Sequence[Scored], row_key: str, column_key: str
-) -> Iterator[tuple[str, dict[tuple[str, str], Scored]]]:
-    """The fields of each task; of each task and model, where several systems would share a field."""
-    for task in sorted({one.task for one in scored}, key=natural):
-        fields: dict[tuple[str, str], list[Scored]] = {}
-        for one in (one for one in scored if one.task == task):
-            settings = one.first.settings
-            fields.setdefault((str(settings[row_key]), str(settings[column_key])), []).append(one)
-        if all(len(found) == 1 for found in fields.values()):
-            yield task, {place: found[0] for place, found in fields.items()}
-            continue
-        for model in dict.fromkeys(one.first.model for found in fields.values() for one in found):
-            own = {place: [one for one in found if one.first.model == model] for place, found in fields.items()}
-            if all(len(found) < 2 for found in own.values()):
-                yield f"{task}, {model}", {place: found[0] for place, found in own.items() if found}
+def _told(one: Scored) -> dict[str, str]:
+    """The settings, and the model as its systems call it."""
+    return {key: str(value) for key, value in one.first.settings.items()} | {"model": one.system.partition(" (")[0]}
 
 
 def forms(collection: Collection, benchmark: str) -> list[LineChart]:
@@ -73,12 +66,15 @@ def forms(collection: Collection, benchmark: str) -> list[LineChart]:
     for found in sized.values():
         if len({_bytes_per_document(one) for one in found}) > 1:
             panels += _form_panel(collection, benchmark, found)
+    measures = dict.fromkeys(one.measure for one in collection.of(benchmark))
+    measure = next(iter(measures)) if len(measures) == 1 else "score"
     caption = "Means over the tasks that all forms of a model were scored on."
     charts = []
-    title = f"{benchmark}: score against bytes per document"
+    title = f"{benchmark}: {measure} against bytes per document"
     for name, headed, page in pages(panels, PANELS, slug(benchmark, "bytes"), title):
-        alt = f"Mean score against bytes per document for every dtype and width. {trend(page)}"
-        charts.append(LineChart(name, headed, alt, caption, tuple(page), "bytes per document", "mean score", "log2"))
+        alt = f"Mean {measure} against bytes per document for every dtype and width. {trend(page)}"
+        label = f"mean {measure}"
+        charts.append(LineChart(name, headed, alt, caption, tuple(page), "bytes per document", label, "log2"))
     return charts
 
 

@@ -6,7 +6,7 @@ The terminal's form is ``console.table``'s, the page's is ``page.py``'s: both re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diffembed.report.collection import Collection, Scored
@@ -20,12 +20,13 @@ PARTS = {
     "depth": "depth in the document",
     "limit": "length against the model's limit",
     "domain": "domain",
-    "chunk": "kind of chunk",
+    "chunk": "place of the chunk in its document",
     "documents": "documents in the corpus",
     "samples": "samples of training",
     "tokens": "tokens of training",
 }
 _COUNTS = ("queries", "documents", "truncated")
+_SIDE_BY_SIDE = 6  # systems that have room in a line of a terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Table:
         rows: ``[rows][columns]``; ``None`` is a cell that nothing is known of.
         note: under the table.
         foot: so many of the last rows sum up the others.
+        names: so many of the first columns name a row, where the others are systems side by side.
     """
 
     name: str
@@ -75,6 +77,33 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     foot: int = 0
+    names: int = 0
+
+    def shown(self) -> Table:
+        """As a reader gets it: a row for each system, where they are many and more than the rows.
+
+        >>> systems, scores = tuple(f"m{n}" for n in range(7)), tuple(Score(n / 10) for n in range(7))
+        >>> rows = (("a", "ndcg@10", *scores), ("b", "ndcg@10", *scores), ("mean of 2", "", *scores))
+        >>> shown = Table("t", "Scores", ("task", "measure", *systems), rows, names=2).shown()
+        >>> shown.title, shown.head, [str(cell) for cell in shown.rows[6]]
+        ('Scores (ndcg@10)', ('system', 'a', 'b', 'mean of 2'), ['m6', '0.6000', '0.6000', '0.6000'])
+        """
+        systems = self.head[self.names :]
+        if not self.names or len(systems) <= max(_SIDE_BY_SIDE, len(self.rows)):
+            return self
+        named = [
+            [
+                cell if isinstance(cell, str) else f"{cell_text(cell)} {name}"
+                for cell, name in zip(row, self.head, strict=False)
+            ]
+            for row in (row[: self.names] for row in self.rows)
+        ]
+        shared = [at for at in range(1, self.names) if len({row[at] for row in named} - {""}) == 1]
+        labels = [", ".join(text for at, text in enumerate(row) if text and at not in shared) for row in named]
+        title = " ".join([self.title, *(f"({named[0][at]})" for at in shared)])
+        columns = zip(*(row[self.names :] for row in self.rows), strict=True)
+        rows = tuple((system, *cells) for system, cells in zip(systems, columns, strict=True))
+        return replace(self, title=title, head=("system", *labels), rows=rows, foot=0, names=0)
 
     @property
     def numeric(self) -> list[bool]:
@@ -87,7 +116,7 @@ class Table:
         return [[cell_text(cell) for cell in row] for row in self.rows]
 
     def to_markdown(self) -> str:
-        """Title, table and note; the best score of a row is bold.
+        """Title, table and note; the best scores are bold.
 
         >>> rows = (("a|b", Score(0.5, best=True), None), ("c", Score(0.25), Score(0.75, best=True)))
         >>> print(Table("t", "Scores", ("task", "x", "y"), rows).to_markdown())
@@ -150,7 +179,8 @@ def score_table(collection: Collection, benchmark: str) -> Table:
     if seeds := max(len(one.runs) for one in collection.of(benchmark)) - 1:
         notes.append(f"Scores are means over up to {seeds + 1} seeds.")
     title = f"{benchmark}: scores"
-    return Table(f"{benchmark}-scores", title, ("task", "measure", *systems), tuple(rows), " ".join(notes), int(summed))
+    head = ("task", "measure", *systems)
+    return Table(f"{benchmark}-scores", title, head, tuple(rows), " ".join(notes), int(summed), names=2)
 
 
 def part_table(collection: Collection, benchmark: str, by: str) -> Table:
@@ -167,7 +197,8 @@ def part_table(collection: Collection, benchmark: str, by: str) -> Table:
             queries = max(one.queries for one in there if one)
             rows.append((task, part, queries, *_marked(cells)))
     title = f"{benchmark}: scores by {PARTS.get(by, by)}"
-    return Table(f"{benchmark}-{by}", title, ("task", by, "queries", *systems), tuple(rows))
+    head = ("task", by, "queries", *systems)
+    return Table(f"{benchmark}-{by}", title, head, tuple(rows), collection.part_notes(benchmark, by), names=3)
 
 
 def cost_table(collection: Collection) -> Table:

@@ -47,7 +47,8 @@ class Sampling:
         temperature: 0 takes the likeliest token each time.
         seed: sent along; not every server heeds it.
         max_tokens: of an answer.
-        extra: further keys of the request's body, as the server knows them (``{"top_p": 0.9}``); they win.
+        extra: further keys of the request's body, as the server knows them (``{"top_p": 0.9}``); they win, and one that
+            is ``None`` takes a key out (``{"max_tokens": None, "max_completion_tokens": 500}``).
     """
 
     temperature: float = 0.0
@@ -57,8 +58,8 @@ class Sampling:
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of the request's body."""
-        seed = {} if self.seed is None else {"seed": self.seed}
-        return {"temperature": self.temperature, **seed, "max_tokens": self.max_tokens, **self.extra}
+        body = {"temperature": self.temperature, "seed": self.seed, "max_tokens": self.max_tokens, **self.extra}
+        return {name: value for name, value in body.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +237,7 @@ class Client:
             except Broken as broken:
                 why, status = str(broken), None
             if attempt < self._attempts:
-                self._put_off(attempt, asked_for, f"{self.server} {why}")
+                self._put_off(attempt, asked_for, f"{self.server} {why}", status)
         raise ServerError(f"{self.server} {why} ({self._attempts} attempts); look at the server's log", status=status)
 
     def _once(self, method: str, path: str, body: bytes | None) -> Answer:
@@ -257,13 +258,13 @@ class Client:
             self.usage.completion_tokens += reply.completion_tokens
         return reply
 
-    def _put_off(self, attempt: int, asked_for: float | None, why: str) -> None:
+    def _put_off(self, attempt: int, asked_for: float | None, why: str, status: int | None) -> None:
         """Decide when the next attempt may start: when the server said, for all requests; else later each time."""
         if asked_for is not None and asked_for > self._longest_pause:
             raise ServerError(
                 f"{why} and asks for {asked_for:.0f} seconds of waiting, more than the {self._longest_pause:.0f} "
                 "allowed; run again later",
-                status=429,
+                status=status,
             )
         pause = min(self._pause * 2 ** (attempt - 1), self._longest_pause)
         seconds = asked_for if asked_for is not None else pause * random.uniform(0.75, 1.25)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,16 @@ def test_a_short_sighted_reader_stands_at_the_ceiling() -> None:
     assert "cut to 1,000 tokens" in result.notes[0]
     assert len(result.by_query) == 150
     assert result.settings["over_limit"] == "truncate"
+
+
+def test_a_length_is_within_the_limit_when_all_its_statements_are_read() -> None:
+    """Nominal tokens are not the model's: this one takes 2,048 for its limit and reads no more than 1,000 words."""
+    ranker = ranker_of("short", ShortSighted(), dtype="float32")
+    ranker = replace(ranker, settings=ranker.settings | {"max_tokens": 2048})
+    result, _ = evaluate_haystacks(passkeys([512, 2048]), ranker)
+    assert groups(result, "length")["2048"].scores["ceiling"] < 1
+    assert {value: group.queries for value, group in groups(result, "limit").items()} == {"within": 50, "beyond": 50}
+    assert {group.scores["accuracy@1"] for group in groups(result, "depth").values()} == {1.0}
 
 
 def test_an_encoder_that_cannot_tell_has_no_ceiling() -> None:

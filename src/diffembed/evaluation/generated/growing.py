@@ -6,7 +6,8 @@ it; the ranks in larger corpora are sums. Which distractors a corpus of n holds 
 gives each a 64-bit number, and the n with the smallest are taken.
 
 Equal scores are settled by another such number, so that ties (frequent among bits) favour nobody. A distractor whose
-vector equals the target's is taken for the same passage: it is told, and does not count against the target.
+vector equals the target's is taken for the same passage: it is told, and does not count against the target. Its score
+may differ in the last digits, as float32 products depend on what is multiplied beside them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from diffembed.vectors.embeddings import Embeddings
 if TYPE_CHECKING:
     from diffembed.evaluation.ranking import Progress
 
-_QUERIES, _ROWS = 1024, 16_384  # compared at once: 64 MB of scores
+_QUERIES, _ROWS = 1024, 16_384  # compared at once: 64 MB of scores; no more targets than queries
+_SLACK = np.float32(1e-5)  # scores of equal vectors are nearer than that
 _TIES = 1 << 16  # looked at at once
 _DRAWN = 1 << 20  # numbers that are drawn at once
 _SAVE_SECONDS = 60.0
@@ -155,8 +157,9 @@ def ranks_as_it_grows(
         for piece in source.pieces():
             for low in range(0, len(piece), _ROWS):
                 block = piece[low : low + _ROWS]
-                if row >= search.done:
-                    search.add(block, row, source.name)
+                if row + len(block) > search.done:
+                    known = max(0, search.done - row)
+                    search.add(block[known:], row + known, source.name)
                     if progress is not None:
                         progress(search.done, total)
                 row += len(block)
@@ -242,7 +245,7 @@ class _Search:
             scores = scores[targets.query_of[members] - rows.start]
             own = targets.scores[members, None]
             closer = scores > own
-            self._settle(closer, np.nonzero(scores == own), members, some, lots)
+            self._settle(closer, scores - own, members, some, lots)
             for size, (begin, end) in enumerate(pairwise(starts.tolist()), start=1):
                 self.closer[members, size] += closer[:, begin:end].sum(axis=1)
         self.done = first + len(block)
@@ -250,20 +253,29 @@ class _Search:
     def _settle(
         self,
         closer: npt.NDArray[np.bool_],
-        ties: tuple[IntArray, ...],
+        ahead: FloatArray,
         members: IntArray,
         some: Embeddings,
         lots: Lots,
     ) -> None:
-        """Equal scores: the target itself once more, or decided by lot."""
+        """(Nearly) equal scores: the target itself once more, or by lot where they are equal.
+
+        Args:
+            closer: ``[members, rows]``, changed in place.
+            ahead: ``[members, rows]`` by how much a row's score is above the target's.
+            members: numbers of the targets.
+            some, lots: the rows.
+        """
         targets = self._targets
-        for low in range(0, len(ties[0]), _TIES):
-            row, column = (part[low : low + _TIES] for part in ties)
+        rows, columns = np.nonzero(np.abs(ahead) <= _SLACK)
+        for low in range(0, len(rows), _TIES):
+            row, column = rows[low : low + _TIES], columns[low : low + _TIES]
             target = members[row]
             document = targets.document_of[target]
             same = (some.values[column] == targets.documents.values[document]).all(axis=1)
             np.add.at(self.duplicates, target[same], 1)
-            closer[row, column] = ~same & (lots[column] < self._lots[document])
+            wins = (ahead[row, column] > 0) | ((ahead[row, column] == 0) & (lots[column] < self._lots[document]))
+            closer[row, column] = ~same & wins
 
     def closer_judged(self) -> IntArray:
         """``[targets]`` judged documents that are closer than the target; those left out for the query do not count."""
@@ -279,15 +291,26 @@ class _Search:
                     scores[query - rows.start, left_out] = -np.inf
                 scores = scores[targets.query_of[members] - rows.start]
                 own = targets.scores[members, None]
-                wins = self._lots[block][None, :] < self._lots[targets.document_of[members]][:, None]
-                closer[members] += ((scores > own) | ((scores == own) & wins)).sum(axis=1)
+                document = targets.document_of[members]
+                wins = self._lots[block][None, :] < self._lots[document][:, None]
+                ahead = (scores > own) | ((scores == own) & wins)
+                here = np.flatnonzero((document >= low) & (document < low + len(block)))
+                ahead[here, document[here] - low] = False  # the target itself, should its last digit differ
+                closer[members] += ahead.sum(axis=1)
         return closer
 
 
 def _slices(query_of: IntArray, queries: int) -> list[tuple[slice, IntArray]]:
-    """Queries to be compared at once, and the targets that are theirs."""
-    found = []
-    for low in range(0, queries, _QUERIES):
-        rows = slice(low, min(low + _QUERIES, queries))
-        found.append((rows, np.flatnonzero((query_of >= rows.start) & (query_of < rows.stop))))
+    """Queries to be compared at once, and the targets that are theirs: not too many of either.
+
+    >>> [(rows.start, rows.stop, members.tolist()) for rows, members in _slices(np.array([0, 0, 2]), 3)]
+    [(0, 3, [0, 1, 2])]
+    """
+    starts = np.searchsorted(query_of, np.arange(queries + 1))
+    found, low = [], 0
+    while low < queries:
+        full = int(np.searchsorted(starts, starts[low] + _QUERIES, side="right")) - 1
+        high = max(low + 1, min(low + _QUERIES, full))
+        found.append((slice(low, high), np.arange(starts[low], starts[high])))
+        low = high
     return found

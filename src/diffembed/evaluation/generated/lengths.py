@@ -30,7 +30,7 @@ _MAIN = "accuracy@1"
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """One question: where its statement stands, whether that was read, and how it was answered."""
+    """One question: where its statement stands, whether all of its length are read, and how it was answered."""
 
     query: str
     tokens: int
@@ -79,7 +79,7 @@ def evaluate_haystacks(
         ranking = ranker.rank(stack.task, progress=_from(number * DOCUMENTS, len(stacks.lengths) * DOCUMENTS, progress))
         rankings.append(ranking)
         ceilings[tokens] = _ceiling(stack, ranker)
-        answers += _answers(stack, ranking, limit is None or tokens <= limit)
+        answers += _answers(stack, ranking, _is_within(tokens, limit, ceilings[tokens]))
     cut = sum(ranking.truncated_documents for ranking in rankings)
     result = Result(
         benchmark=stacks.kind,
@@ -130,6 +130,16 @@ def _ceiling(stack: Haystack, ranker: Ranker) -> float | None:
     return sum(start < seen for (start, _), seen in zip(stack.statements[:asked], read, strict=True)) / asked
 
 
+def _is_within(tokens: int, limit: int | None, ceiling: float | None) -> bool:
+    """Whether a model reads every statement of a length; where nobody can tell, its limit is held against the length.
+
+    Nominal tokens are not the model's: documents of 2,048 may be longer than a limit of 2,048.
+    """
+    if limit is None or ceiling is None:
+        return limit is None or tokens <= limit
+    return ceiling == 1
+
+
 def _means(answers: Sequence[_Answer]) -> Scores:
     return {name: float(np.mean([answer.scores[name] for answer in answers])) for name in answers[0].scores}
 
@@ -147,7 +157,7 @@ def _by_length(answers: Sequence[_Answer], ceilings: _Ceilings, limit: int | Non
 
 
 def _by_depth(answers: Sequence[_Answer], ceilings: _Ceilings, limit: int | None) -> Iterator[Group]:
-    """Lengths within the model's limit apart from those beyond it, where depth decides what is read."""
+    """Lengths of which every statement is read apart from longer ones, where depth decides what is read."""
     for within in (True, False):
         some = [answer for answer in answers if answer.within == within]
         if not some:

@@ -79,7 +79,7 @@ def evaluate_scale(
         work: where distractor texts are encoded into, and where the search keeps how far it is; one for each model.
         split: which queries of the sets are asked.
         seed: of the choice of distractors for the smaller sizes.
-        results: where the result is kept; one of the same is given back. Texts are encoded only once in any case.
+        results: where the result is kept; one of the same data is given back.
         command: is written into the file.
         progress: called with (passages read or compared, passages).
 
@@ -91,35 +91,43 @@ def evaluate_scale(
     start = time.perf_counter()
     judged = _judged(data, split)
     form = {"dtype": ranker.settings["dtype"], "dims": ranker.settings["dims"], "truncate": True}
-    documents = ranker.encoder.encode_documents(judged.texts, progress=progress, **form)
-    sources = distractors(places, ranker, documents.dims, work, progress)
+    width = ranker.encoder.encode_documents(judged.texts[:1], **form).dims
+    sources = distractors(places, ranker, width, work, progress)
     total = len(judged.texts) + sum(source.rows for source in sources)
     settings = {name: value for name, value in ranker.settings.items() if name != "contextual"}
-    settings |= {"dims": documents.dims, "split": split, "seed": seed, "documents": total}
-    if results and (found := results.find(_BENCHMARK, judged.name, ranker.model, ranker.revision, settings)):
-        return found, True
+    settings |= {"dims": width, "split": split, "seed": seed, "documents": total}
+    made_of = _data(judged, sources)
+    kept = results.find(_BENCHMARK, judged.name, ranker.model, ranker.revision, settings) if results else None
+    if kept is not None and kept.data == made_of:
+        return kept, True
+    documents = ranker.encoder.encode_documents(judged.texts, progress=progress, **form)
     asked = form | {"dtype": ranker.settings["query_dtype"]}
     queries = ranker.encoder.encode_queries(list(judged.queries.values()), **asked)
     encoded = time.perf_counter()
     targets = Targets.of(queries, documents, judged.pairs, judged.excluded)
     ranks = ranks_as_it_grows(targets, sources, seed=seed, state=work, progress=progress)
-    result = _result(ranker, judged, sources, ranks, settings)
+    result = _result(ranker, judged, sources, ranks, settings, made_of)
     seconds = {"seconds": time.perf_counter() - start, "encode_seconds": encoded - start}
-    result.cost.update(seconds, bytes_per_document=documents.dims * _BYTES[documents.dtype])
+    result.cost.update(seconds, bytes_per_document=width * _BYTES[documents.dtype])
+    result.counts.update(truncated_queries=len(queries.truncated), truncated_judged=len(documents.truncated))
     if results:
         results.write(result, command)
     return result, False
 
 
 def _result(
-    ranker: Ranker, judged: _Judged, sources: Sequence[Vectors], ranks: Ranks, settings: dict[str, object]
+    ranker: Ranker,
+    judged: _Judged,
+    sources: Sequence[Vectors],
+    ranks: Ranks,
+    settings: dict[str, object],
+    data: dict[str, object],
 ) -> Result:
     by_size = [_recalls(judged, ranks, column) for column in range(len(ranks.sizes))]
     groups = [
         Group("documents", str(size), len(scores), _means(scores.values()), f"{size - ranks.sizes[0]:,} distractors")
         for size, scores in zip(ranks.sizes, by_size, strict=True)
     ]
-    digest = hashlib.sha256("\n".join([judged.digest, *(source.made_of for source in sources)]).encode())
     return Result(
         benchmark=_BENCHMARK,
         task=judged.name,
@@ -138,9 +146,23 @@ def _result(
             "distractors_left_out": sum(source.left_out for source in sources),
             "truncated_documents": sum(source.truncated for source in sources),
         },
-        data={"source": judged.name, "sha256": digest.hexdigest(), "distractors": [source.name for source in sources]},
+        data=data,
         notes=("exact search; every smaller corpus is a random part of the larger ones; distractors were not judged",),
     )
+
+
+def _data(judged: _Judged, sources: Sequence[Vectors]) -> dict[str, object]:
+    """What was asked: ``sha256`` of the texts, the same for all models, and ``vectors_sha256`` of what was read."""
+    return {
+        "source": judged.name,
+        "sha256": _digest([judged.digest, *(source.made_of for source in sources)]),
+        "vectors_sha256": _digest([source.files for source in sources]),
+        "distractors": [source.name for source in sources],
+    }
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _recalls(judged: _Judged, ranks: Ranks, column: int) -> dict[str, Scores]:
