@@ -9,11 +9,12 @@ import pytest
 from tests.index.vectors import embedded, oracle, unit
 
 from diffembed.errors import IndexStoreError
+from diffembed.index import centroids, coarse_build, tuning
 from diffembed.index import coarse as coarse_module
-from diffembed.index import coarse_build, tuning
 from diffembed.index import scan as scan_module
+from diffembed.index.centroids import Nearest, train_centroids
 from diffembed.index.coarse import Coarse, selector
-from diffembed.index.coarse_build import Design, build_coarse, train_centroids
+from diffembed.index.coarse_build import Design, build_coarse
 from diffembed.index.rescoring import rescored
 from diffembed.index.scan import Part, Sealed, Snapshot
 from diffembed.index.segments import Segment, open_segment, write_segment
@@ -229,17 +230,38 @@ def test_selectors_hold_exactly_the_chosen() -> None:
 
 
 def test_two_levels_of_centroids_are_about_as_good_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    sample = unit(embedded(8000, 16)).astype(np.float32)
+    sample = embedded(8000, 16)
+    units = unit(sample)
 
-    def spread(centroids: np.ndarray) -> float:
-        return float(((sample[:, None] - centroids[None]) ** 2).sum(axis=2).min(axis=1).mean())
+    def spread(made: np.ndarray) -> float:
+        return float(((units[:, None] - made[None]) ** 2).sum(axis=2).min(axis=1).mean())
 
     flat = train_centroids(sample, 100)
-    monkeypatch.setattr(coarse_build, "_FLAT_LISTS", 16)
+    monkeypatch.setattr(centroids, "_FLAT", 16)
     levels = train_centroids(sample, 100)
     assert flat.shape == levels.shape == (100, 16)
-    assert spread(flat) < 0.75 * spread(sample[:100])
+    assert np.abs(np.linalg.norm(np.concatenate([flat, levels]), axis=1) - 1).max() < 1e-5
+    assert spread(flat) < 0.85 * spread(units[:100])
     assert spread(levels) < 1.15 * spread(flat)
+
+
+def test_rows_are_assigned_to_the_nearest_of_many_centroids(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = unit(embedded(6000, 24)).astype(np.float32)
+    made, asked = rows[:1000], rows[1000:]
+    exact = (asked @ made.T).argmax(axis=1)
+    assert (Nearest(made).of(asked) == exact).all()
+    monkeypatch.setattr(centroids, "_FLAT", 16)
+    found = Nearest(made).of(asked)  # in groups, of which a quarter is looked at
+    assert (found == exact).mean() > 0.95
+    lost = ((made[exact] - made[found]) * asked).sum(axis=1)
+    assert lost.min() > -1e-6 and lost.mean() < 0.002
+
+
+def test_lists_are_even_where_rows_lie_near_no_other(tmp_path: Path) -> None:
+    """Euclidean k-means gathers such rows in the lists of the shortest centroids, which every query then scans."""
+    far = np.random.default_rng(1).integers(-127, 128, (6000, 64)).astype(np.int8)
+    sizes = built(far, tmp_path, Design(lists=64, codes="pq4"))._table[:, 0]
+    assert sizes.sum() == 6000 and sizes.max() < 3 * 6000 / 64
 
 
 @pytest.mark.parametrize("order", ["mixed", "by subject"])

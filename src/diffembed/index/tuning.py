@@ -20,10 +20,10 @@ from functools import partial
 
 import numpy as np
 
-from diffembed.index.coarse import Coarse, unit_rows
+from diffembed.index.coarse import Coarse
 from diffembed.index.coarse_build import Codes, Progress
 from diffembed.index.rescoring import Best, cores, scan
-from diffembed.index.segments import IdArray, Int8Rows, Segment
+from diffembed.index.segments import IdArray, Int8Rows, Segment, unit_rows
 from diffembed.vectors.quantize import scaled_int8
 
 RECALL = 0.95
