@@ -9,10 +9,9 @@ import pytest
 from tests.index.vectors import embedded, oracle, unit
 
 from diffembed.errors import IndexStoreError
-from diffembed.index import centroids, coarse_build, tuning
 from diffembed.index import coarse as coarse_module
+from diffembed.index import coarse_build, tuning
 from diffembed.index import scan as scan_module
-from diffembed.index.centroids import Nearest, train_centroids
 from diffembed.index.coarse import Coarse, selector
 from diffembed.index.coarse_build import Design, build_coarse
 from diffembed.index.rescoring import rescored
@@ -152,6 +151,18 @@ def test_tuning_reaches_the_recall_that_was_asked_for(rows: np.ndarray, coarse: 
         assert found_share(view.search(queries, top)[0], oracle(rows, queries, top)[0]) >= 0.9
 
 
+def test_questions_that_are_harder_than_rows_take_more(rows: np.ndarray, coarse: Coarse) -> None:
+    segment = Segment.in_memory(rows)
+    strange = np.random.default_rng(2).integers(-127, 128, (200, DIMS)).astype(np.int8)
+    own, given = (tune(segment, coarse, "pq2", wanted=0.9, questions=asked) for asked in (None, strange))
+    assert (own.given, given.given) == (0, 200)
+    assert Tuning.from_json(given.to_json()) == given
+    assert given.settings[0].probes > own.settings[0].probes
+    view = Snapshot([Part(segment, None, Sealed(coarse, given))])
+    others = np.random.default_rng(3).integers(-127, 128, (200, DIMS)).astype(np.int8)
+    assert found_share(view.search(others, 10)[0], oracle(rows, others, 10)[0]) >= 0.88
+
+
 def test_a_tiny_segment_can_be_tuned(tmp_path: Path) -> None:
     rows = embedded(20, 8)
     coarse = built(rows, tmp_path, Design(lists=2))
@@ -227,42 +238,6 @@ def test_selectors_hold_exactly_the_chosen() -> None:
     chosen = np.random.default_rng(0).random(77) < 0.5
     held = selector(chosen)
     assert [held.is_member(place) for place in range(77)] == chosen.tolist()
-
-
-def test_two_levels_of_centroids_are_about_as_good_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    sample = embedded(8000, 16)
-    units = unit(sample)
-
-    def spread(made: np.ndarray) -> float:
-        return float(((units[:, None] - made[None]) ** 2).sum(axis=2).min(axis=1).mean())
-
-    flat = train_centroids(sample, 100)
-    monkeypatch.setattr(centroids, "_FLAT", 16)
-    levels = train_centroids(sample, 100)
-    assert flat.shape == levels.shape == (100, 16)
-    assert np.abs(np.linalg.norm(np.concatenate([flat, levels]), axis=1) - 1).max() < 1e-5
-    assert spread(flat) < 0.85 * spread(units[:100])
-    assert spread(levels) < 1.15 * spread(flat)
-
-
-def test_rows_are_assigned_to_the_nearest_of_many_centroids(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = unit(embedded(6000, 24)).astype(np.float32)
-    made, asked = rows[:1000], rows[1000:]
-    exact = (asked @ made.T).argmax(axis=1)
-    assert (Nearest(made).of(asked) == exact).all()
-    monkeypatch.setattr(centroids, "_FLAT", 16)
-    found = Nearest(made).of(asked)  # in groups, of which a quarter is looked at
-    assert (found == exact).mean() > 0.95
-    lost = ((made[exact] - made[found]) * asked).sum(axis=1)
-    assert lost.min() > -1e-6 and lost.mean() < 0.002
-
-
-def test_lists_are_even_where_rows_lie_near_no_other() -> None:
-    """Euclidean k-means gathers such rows in the lists of the shortest centroids, which every query then scans."""
-    far = np.clip(40 * np.random.default_rng(1).standard_normal((6000, 256)), -127, 127).astype(np.int8)
-    made = train_centroids(far[:1024], 64)
-    sizes = np.bincount(Nearest(made).of(unit(far).astype(np.float32)), minlength=64)
-    assert sizes.sum() == 6000 and sizes.max() < 2 * 6000 / 64
 
 
 @pytest.mark.parametrize("order", ["mixed", "by subject"])
