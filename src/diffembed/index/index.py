@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy.typing as npt
 
@@ -202,12 +202,13 @@ class Index(IndexReader):
 
     def _asked(self, questions: Sequence[str] | npt.ArrayLike) -> Int8Rows:
         """Questions as int8 rows."""
-        if isinstance(questions, Sequence) and all(isinstance(question, str) for question in questions):
-            if self.settings.vectors_only:
-                raise InputError(f"{self.path} holds vectors only and names no model; give the questions as vectors")
-            vectors: Int8Rows = self._model().encode_queries(list(questions), dtype="int8").values
-            return vectors
-        return vector_rows(questions, self.settings.dims, "the questions")
+        if not (isinstance(questions, Sequence) and questions and all(isinstance(q, str) for q in questions)):
+            return vector_rows(questions, self.settings.dims, "the questions")
+        if self.settings.vectors_only:
+            raise InputError(f"{self.path} holds vectors only and names no model; give the questions as vectors")
+        texts = cast(Sequence[str], questions)
+        vectors: Int8Rows = self._model().encode_queries(list(texts), dtype="int8").values
+        return vectors
 
     @classmethod
     def check(cls, path: str | Path, *, progress: Progress | None = None) -> CheckReport:
