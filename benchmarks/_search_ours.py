@@ -26,6 +26,7 @@ from diffembed.index.schema import Settings
 from diffembed.index.store import create_store, open_existing
 
 ADDED = 16 * BLOCK  # rows of one commit
+TUNED_WITH = 512  # queries that are not among those that are measured
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -62,7 +63,7 @@ def build(grown: Grown, recall_wanted: float) -> dict[str, float]:
                 clock.write_text(json.dumps(spent))
                 progress(f"{grown.dims} dims: compacting, {done:,} of {rows:,} rows, {now - begin:.0f} s")
 
-        store.compact(recall=recall_wanted, progress=tick)
+        store.compact(recall=recall_wanted, questions=grown.queries[-TUNED_WITH:], progress=tick)
         spent["compact"] = before + time.perf_counter() - begin
         clock.write_text(json.dumps(spent))
         tuned = [json.loads(listed.tuning) for listed in store.catalog.segments()]

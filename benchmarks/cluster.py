@@ -1,4 +1,4 @@
-"""Forms of vectors in Qdrant's own engine: what each of them finds, takes on disk, and how fast points are sent to it.
+"""Forms of vectors in Qdrant's own engine: what each of them finds and takes on disk, and what sending points costs.
 
     python benchmarks/_passages.py --data ../shared/data --work out/search --rows 40000 --model default    (once)
     python benchmarks/cluster.py [--work out/search] [--rows 40000] [--folder /dev/shm] [--quick]
@@ -15,9 +15,10 @@ questions in turns.
                                      128 added to every value and nothing else
     filter.FILTER.WAY.recall_at_10   searches that see few points, with ACORN (`acorn`, as diffembed asks) and without
     filter.FILTER.WAY.short          share of the queries that got fewer than ten hits
-    bytes.KIND                       on disk, a point of float16 with scalar codes, keys and three fields indexed
-    push.points_per_second           through `QdrantIndex.add_vectors`: median of all forms; .slowest, .fastest
-    push.client_per_core_second      points a second of processor time here; front_per_core_second: in the front
+    bytes.rows.KIND                  on disk, a point of float16 with scalar codes and nothing else
+    bytes.documents.KIND             the same of documents with metadata, of which three fields are indexed
+    push.client_per_core_second      points that `QdrantIndex.add_vectors` sends in a second of processor time; median
+                                     of all forms; .front_per_core_second: that engine and front take in one
 """
 
 from __future__ import annotations
@@ -88,9 +89,8 @@ class Data:
 
 @dataclass
 class Pushed:
-    """Points a second of every push: by the clock, and of the processor's time here and in the front."""
+    """Points a second of every push, of the processor's time here and in the front: other work does not change that."""
 
-    wall: list[float] = field(default_factory=list)
     client: list[float] = field(default_factory=list)
     front: list[float] = field(default_factory=list)
 
@@ -145,15 +145,13 @@ def main() -> None:
             metrics |= of_form(engine, data, form, pushed)
         metrics |= alternatives(engine, data)
         metrics |= filtered(engine, data)
-    metrics |= {"push.points_per_second": median(pushed.wall)}
-    metrics |= {"push.slowest.points_per_second": min(pushed.wall), "push.fastest.points_per_second": max(pushed.wall)}
     metrics |= {"push.client_per_core_second": median(pushed.client)}
     metrics |= {"push.front_per_core_second": median(pushed.front)}
     notes = (
         f"{args.rows} passages of {DIMS} dims, {args.queries} queries; HNSW m 16, ef_construct 128, hnsw_ef 128 "
         "or as many as are rescored; "
         "the embedded engine behind an HTTP front in Python, not a server: one shard, one thread; "
-        f"pushed {len(pushed.wall)} times; the engine's files in {args.folder or 'the folder for temporary files'}"
+        f"pushed {len(pushed.client)} times; the engine's files in {args.folder or 'the folder for temporary files'}"
     )
     report(args, metrics, notes=notes, packages=("qdrant-edge-py", "qdrant-client"))
 
@@ -218,19 +216,19 @@ def of_form(engine: Engine, data: Data, form: CollectionSettings, pushed: Pushed
         if form.quantization == "none":
             errors = np.abs(np.take_along_axis(data.cosines, ids, axis=1) - cosines)
             metrics |= {f"{name}.cosine_error_mean": float(errors.mean()), f"{name}.cosine_error_max": errors.max()}
+        if form == CollectionSettings():
+            metrics |= sizes(engine.files(label), len(data.rows), "rows")
         engine.drop(client, label)
     progress(f"  {said(metrics, name)}")
     return metrics
 
 
 def push(engine: Engine, index: QdrantIndex, rows: Int8Rows, pushed: Pushed) -> None:
-    """Store the rows and note how fast that went."""
-    front, client, clock = engine.seconds(), time.process_time(), time.perf_counter()
+    """Store the rows and note what that took."""
+    front, client = engine.seconds(), time.process_time()
     index.add_vectors(rows, np.arange(len(rows)))
-    pushed.wall.append(len(rows) / (time.perf_counter() - clock))
     pushed.client.append(len(rows) / (time.process_time() - client))
     pushed.front.append(len(rows) / (engine.seconds() - front))
-    progress(f"  {index.collection.name}: {pushed.wall[-1]:,.0f} points a second")
 
 
 def built(engine: Engine, client: QdrantClient, label: str, rows: int) -> None:
@@ -306,7 +304,7 @@ def filtered(engine: Engine, data: Data) -> Metrics:
         )
         client, label = index.collection.client, index.collection.name
         built(engine, client, label, count)
-        metrics = sizes(engine.files(label), count)
+        metrics = sizes(engine.files(label), count, "documents")
         row_of = {-1: -1} | {number_of(point_id(str(n), 0)): n for n in range(count)}
         vectors = stored(data.queries, FILTERED.vectors)
         for name, (where, allowed) in FILTERS.items():
@@ -325,7 +323,7 @@ def filtered(engine: Engine, data: Data) -> Metrics:
     return metrics
 
 
-def sizes(folder: Path, points: int) -> Metrics:
+def sizes(folder: Path, points: int, what: str) -> Metrics:
     """Bytes a point of the segments that have a graph, as the disk counts them: some files are mostly holes."""
     found = dict.fromkeys(("vectors", "codes", "graph", "ids", "keys", "filters", "payload"), 0)
     for graph in folder.rglob("graph.bin"):
@@ -341,7 +339,7 @@ def sizes(folder: Path, points: int) -> Metrics:
                 kind = "ids"
             if kind is not None:  # else a few lines of settings
                 found[kind] += path.stat().st_blocks * 512
-    return {f"bytes.{kind}": size / points for kind, size in found.items()}
+    return {f"bytes.{what}.{kind}": size / points for kind, size in found.items() if size}
 
 
 def said(metrics: Metrics, prefix: str) -> str:

@@ -280,11 +280,12 @@ def delete(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Take records, files (by their absolute path) or vectors away by their ids.
+    """Take records (by their ids), files (by path, absolute or from here) or vectors (by number) away.
 
     \b
-    Example:
+    Examples:
       diffembed index delete tickets.index 4711 4712
+      diffembed index delete notes.index notes/old.md
     """
     from diffembed import verbs_index
 
@@ -300,6 +301,16 @@ def compact(
             "--recall", metavar="SHARE", help="Of the exact answers to find: less is faster. 0.95, or as it was tuned."
         ),
     ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            "--questions",
+            metavar="FILE",
+            help="Tune with these, 50 or more such as users ask: texts (.txt, one a line, .jsonl, .parquet) or vectors "
+            "(.npy). Without, rows of the index ask.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Join segments, drop what is deleted, and build the coarse indexes that make searches of millions fast.
@@ -308,10 +319,11 @@ def compact(
     Examples:
       diffembed index compact notes.index
       diffembed index compact vectors.index --recall 0.9
+      diffembed index compact notes.index --questions asked-last-week.txt
     """
     from diffembed import verbs_index
 
-    verbs_index.compact(folder, recall=recall, as_json=as_json)
+    verbs_index.compact(folder, recall=recall, questions=questions, as_json=as_json)
 
 
 @index_app.command(short_help="Look for damage.")

@@ -142,23 +142,25 @@ def _tell_written(folder: Path, report: Any, as_json: bool) -> None:
 def delete(folder: Path, ids: Sequence[str], *, as_json: bool) -> None:
     """``diffembed index delete``."""
     from diffembed.index import Index
+    from diffembed.index.records import delete_named
 
     with Index.open(folder) as opened:
-        removed = opened.delete(ids)
+        removed = delete_named(opened.path, ids)
     if as_json:
         console.emit_json({"index": str(folder), "asked": len(ids), "deleted": removed})
     else:
         console.remark(f"deleted {removed:,} of {len(ids):,}")
 
 
-def compact(folder: Path, *, recall: float | None, as_json: bool) -> None:
+def compact(folder: Path, *, recall: float | None, questions: Path | None, as_json: bool) -> None:
     """``diffembed index compact``."""
     from diffembed.index import Index
 
+    asked = None if questions is None else _questions(questions)
     with Index.open(folder) as opened:
         before, start = opened.stats(), time.perf_counter()
         with console.progress("compacting") as tick:
-            opened.compact(recall=recall, progress=tick)
+            opened.compact(recall=recall, questions=asked, progress=tick)
         after, seconds = opened.stats(), time.perf_counter() - start
     if as_json:
         console.emit_json(
@@ -169,6 +171,20 @@ def compact(folder: Path, *, recall: float | None, as_json: bool) -> None:
         f"segments: {len(before.segments)} before, {len(after.segments)} now; "
         f"{(before.vector_bytes - after.vector_bytes) / 1e6:,.1f} MB of vectors freed in {seconds:.1f} s"
     )
+
+
+def _questions(path: Path) -> Any:
+    """Texts of a file, or the vectors of an ``.npy`` file."""
+    from diffembed.data.rows import first_texts
+
+    if path.suffix != ".npy":
+        return [text for text in first_texts(path) if text.strip()]
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} cannot be read as vectors ({error}); give .npy of [questions, dims]") from None
 
 
 def verify(folder: Path, *, as_json: bool) -> None:

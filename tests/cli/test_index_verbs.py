@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.cli.invoke import run
 
@@ -120,12 +121,47 @@ def test_delete_compact_stats_verify(tickets: Path) -> None:
     assert run("index", "verify", tickets).stderr == "2 documents, 4 rows in 1 segments: sound\n"
     assert run("index", "delete", tickets, "1").stderr == "deleted 1 of 1\n"
     assert "segments: 1 before, 1 now" in run("index", "compact", tickets).stderr
+    asked = tickets.parent / "asked.txt"
+    asked.write_text("where is the invoice\n\n" * 60)
+    assert run("index", "compact", tickets, "--questions", asked).code == 0
+    asked.write_text("where is the invoice\n" * 49)
+    run("index", "compact", tickets, "--questions", asked).fails(2, "49 questions", "give 50 or more")
+    np.save(tickets.parent / "asked.npy", np.ones((60, 7), np.float32))
+    run("index", "compact", tickets, "--questions", tickets.parent / "asked.npy").fails(2, "[60, 7]")
+    (tickets.parent / "broken.npy").write_bytes(b"no vectors")
+    run("index", "compact", tickets, "--questions", tickets.parent / "broken.npy").fails(2, "cannot be read as vectors")
     [segment] = (tickets / "segments").iterdir()
     segment.write_bytes(segment.read_bytes()[:-1] + b"\x55")
     damaged = run("index", "verify", tickets)
     assert damaged.code == 4
     assert damaged.stdout.startswith("damaged: ")
     assert damaged.stderr.splitlines()[-1].startswith(f"diffembed: error: {tickets} is damaged: ")
+
+
+def test_delete_files_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes").mkdir()
+    for name in ("a.md", "b.md", "c.md", "d.md"):
+        (tmp_path / "notes" / name).write_text(f"A note called {name}.")
+    into = tmp_path / "notes.index"
+    monkeypatch.chdir(tmp_path)
+    run("index", "notes", "--into", into)
+    (tmp_path / "notes" / "d.md").unlink()
+    (tmp_path / "same").symlink_to("notes")
+    monkeypatch.chdir(tmp_path / "notes")
+    assert run("index", "delete", into, "a.md", "./a.md", tmp_path / "same" / "b.md", "../b.md", "--json").json == {
+        "index": str(into),
+        "asked": 4,
+        "deleted": 2,
+    }
+    assert run("index", "delete", into, "d.md", "notes/c.md").stderr == "deleted 1 of 2\n"
+    record = tmp_path / "records.jsonl"
+    record.write_text('{"id": "c.md", "text": "A record of that name."}\n')
+    run("index", "add", into, record)
+    for left in ([str(tmp_path / "notes" / "c.md")], []):  # the record first: that is its id
+        assert run("index", "delete", into, "c.md", "--json").json["deleted"] == 1
+        with Index.open(into) as index:
+            assert [str(path) for path in index.documents] == left
+            assert len(index) == len(left)
 
 
 def test_export_and_import(tickets: Path, tmp_path: Path) -> None:

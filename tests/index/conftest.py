@@ -12,11 +12,12 @@ import pytest
 if TYPE_CHECKING:  # it needs the engine
     from tests.index.qdrant_server import QdrantServer
 
+    from diffembed.index import Index
     from diffembed.index.qdrant import QdrantIndex
 
 MEMORY = Path("/dev/shm")
 FAKE = Path(__file__).parent / "fake_encoder.py"
-collect_ignore = ["qdrant_server.py", "worker.py"]  # programs of their own, which tests start
+collect_ignore = ["qdrant_requests.py", "qdrant_server.py", "worker.py"]  # parts of programs, which tests start
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +97,19 @@ def make_collection(
     yield make
     for index in opened:
         index.close()
+
+
+@pytest.fixture
+def both(make_collection: Callable[..., QdrantIndex], encoder: Any, tmp_path: Path) -> tuple[Index, QdrantIndex]:
+    """The same records on disk and in a collection."""
+    from tests.index.records import RECORDS
+
+    from diffembed.index import Index
+
+    here, there = Index.create(tmp_path / "index", model=encoder), make_collection(model=encoder)
+    for index in (here, there):
+        index.add(RECORDS)
+    return here, there
 
 
 def _age(path: Path) -> None:

@@ -13,7 +13,7 @@ from diffembed.index import coarse as coarse_module
 from diffembed.index import coarse_build, tuning
 from diffembed.index import scan as scan_module
 from diffembed.index.coarse import Coarse, selector
-from diffembed.index.coarse_build import Design, build_coarse, train_centroids
+from diffembed.index.coarse_build import Design, build_coarse
 from diffembed.index.rescoring import rescored
 from diffembed.index.scan import Part, Sealed, Snapshot
 from diffembed.index.segments import Segment, open_segment, write_segment
@@ -151,6 +151,18 @@ def test_tuning_reaches_the_recall_that_was_asked_for(rows: np.ndarray, coarse: 
         assert found_share(view.search(queries, top)[0], oracle(rows, queries, top)[0]) >= 0.9
 
 
+def test_questions_that_are_harder_than_rows_take_more(rows: np.ndarray, coarse: Coarse) -> None:
+    segment = Segment.in_memory(rows)
+    strange = np.random.default_rng(2).integers(-127, 128, (200, DIMS)).astype(np.int8)
+    own, given = (tune(segment, coarse, "pq2", wanted=0.9, questions=asked) for asked in (None, strange))
+    assert (own.given, given.given) == (0, 200)
+    assert Tuning.from_json(given.to_json()) == given
+    assert given.settings[0].probes > own.settings[0].probes
+    view = Snapshot([Part(segment, None, Sealed(coarse, given))])
+    others = np.random.default_rng(3).integers(-127, 128, (200, DIMS)).astype(np.int8)
+    assert found_share(view.search(others, 10)[0], oracle(rows, others, 10)[0]) >= 0.88
+
+
 def test_a_tiny_segment_can_be_tuned(tmp_path: Path) -> None:
     rows = embedded(20, 8)
     coarse = built(rows, tmp_path, Design(lists=2))
@@ -226,20 +238,6 @@ def test_selectors_hold_exactly_the_chosen() -> None:
     chosen = np.random.default_rng(0).random(77) < 0.5
     held = selector(chosen)
     assert [held.is_member(place) for place in range(77)] == chosen.tolist()
-
-
-def test_two_levels_of_centroids_are_about_as_good_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    sample = unit(embedded(8000, 16)).astype(np.float32)
-
-    def spread(centroids: np.ndarray) -> float:
-        return float(((sample[:, None] - centroids[None]) ** 2).sum(axis=2).min(axis=1).mean())
-
-    flat = train_centroids(sample, 100)
-    monkeypatch.setattr(coarse_build, "_FLAT_LISTS", 16)
-    levels = train_centroids(sample, 100)
-    assert flat.shape == levels.shape == (100, 16)
-    assert spread(flat) < 0.75 * spread(sample[:100])
-    assert spread(levels) < 1.15 * spread(flat)
 
 
 @pytest.mark.parametrize("order", ["mixed", "by subject"])

@@ -117,6 +117,24 @@ def test_another_recall_tunes_anew_and_builds_nothing(folder: Path) -> None:
     assert new.tuning.at(10) > old.tuning.at(10)
 
 
+def test_questions_of_the_users_tune_what_is_sealed_and_what_is_new(folder: Path) -> None:
+    rows, questions = embedded(1500, DIMS), embedded(80, DIMS, seed=9)
+    with open_existing(folder) as store:
+        store.add_rows(np.arange(1500), rows)
+        store.compact(recall=0.8)
+        store.compact(questions=questions)
+        (part,) = view(folder).parts
+        assert part.sealed and (part.sealed.tuning.given, part.sealed.tuning.wanted) == (
+            64,
+            0.8,
+        )  # those of ten results
+        with pytest.raises(InputError, match="49 questions say too little .* give 50 or more"):
+            store.compact(questions=questions[:49])
+        store.add_rows(np.arange(1500, 4500), embedded(3000, DIMS, seed=4))
+        store.compact(questions=questions)
+    assert {part.sealed.tuning.given for part in view(folder).parts if part.sealed} == {64}
+
+
 def test_rows_that_come_later_and_ids_in_any_order(folder: Path) -> None:
     rows = embedded(3000, DIMS)
     order = np.random.default_rng(1).permutation(3000)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -144,6 +145,35 @@ def test_a_full_disk_leaves_the_index_as_it_was(
     assert state(into, encoder) == before
     Index.build([library], into, encoder=encoder).close()
     assert len(state(into, encoder)) > len(before)
+
+
+@pytest.mark.parametrize("call", ["open", "pwrite"])
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "the disk is full .*make room.*the index is as it was before"),
+        (errno.EDQUOT, "the disk is full .*make room"),
+        (errno.EIO, "cannot be (written|locked) .Input/output error"),
+    ],
+)
+def test_a_lock_that_cannot_be_had(
+    library: Path, tmp_path: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch, call: str, number: int, said: str
+) -> None:
+    from diffembed.errors import IndexStoreError
+    from diffembed.index import storage
+
+    index, real = Index.build([library], tmp_path / "index", encoder=encoder), getattr(os, call)
+
+    def failing(where: Any, *rest: Any) -> Any:
+        if call == "pwrite" or Path(where).name == storage.LOCK_NAME:
+            raise OSError(number, os.strerror(number))
+        return real(where, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, failing)
+        with pytest.raises(IndexStoreError, match=said):
+            index.delete(["nothing"])
+    assert index.delete([str(library / "owls.txt")]) == 1  # no handle was left that holds the lock
 
 
 def test_two_processes_write(library: Path, tmp_path: Path, encoder: Any) -> None:

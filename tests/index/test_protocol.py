@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.index import oracle
+from tests.index import oracle, records
 
 from diffembed.errors import InputError
 from diffembed.index.index import Index
@@ -24,10 +24,7 @@ METHODS = sorted(
     if inspect.isfunction(value) and (name == "__len__" or not name.startswith("_"))
 )
 RECORDS: list[dict[str, Any]] = [
-    {"id": "owls", "text": "Owls hunt at night. They hear a mouse under the snow.", "metadata": {"lang": "en", "n": 1}},
-    {"id": "bread", "chunks": ["Mix flour and water.", "Bake the loaf.", "Eat it warm."], "metadata": {"n": 2.5}},
-    {"id": 7, "text": "Every value has an owner.", "metadata": {"lang": "en", "tags": ["rust", "code"], "draft": True}},
-    {"id": "brot", "text": "Mehl und Wasser mischen.", "metadata": {"lang": "de", "n": 2**60 + 1, "end": None}},
+    *records.RECORDS,
     {"id": "odd", "text": "Odd ones.", "metadata": {"n": "2", "draft": 1, "tags": [], "by": {"lang": "en", 'q"%': 0}}},
     {"id": "none", "text": "Nothing said."},
 ]

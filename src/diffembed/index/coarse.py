@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from diffembed.index.blocks import HEADER_BYTES, CheckedFile, damaged, waits_for_disk
-from diffembed.index.segments import FloatArray, IdArray, Int8Rows
+from diffembed.index.segments import FloatArray, IdArray, Int8Rows, unit_rows
 
 SUFFIX = ".coarse"
 MAGIC = b"DFMBIVF\0"
@@ -98,9 +98,7 @@ class Coarse:
     @cached_property
     def _centroids(self) -> Any:
         """Of the graph, for a search of all of them one by one."""
-        import faiss
-
-        return faiss.downcast_index(faiss.downcast_index(self._index.quantizer).storage)
+        return _stored(self._index)
 
     def nearest_lists(self, query_D: Int8Rows, probes: int) -> tuple[IdArray, FloatArray]:
         """``[probes]`` numbers of the lists whose centroids are closest, and their distances."""
@@ -192,12 +190,16 @@ def table_at(graph_bytes: int) -> int:
     return -(-(HEADER_BYTES + graph_bytes) // ALIGN) * ALIGN
 
 
-def unit_rows(rows_ND: Int8Rows) -> FloatArray:
-    """``[N, D]`` float32 rows of length 1, as faiss gets them; a zero row stays zero."""
-    rows = rows_ND.astype(np.float32)
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
-    np.divide(rows, lengths, out=rows, where=lengths > 0)
-    return rows
+def centroids_of(index: Any) -> FloatArray:
+    """``[lists, D]`` the centroids of a faiss index as it is built here."""
+    found: FloatArray = _stored(index).reconstruct_n(0, index.nlist)
+    return found
+
+
+def _stored(index: Any) -> Any:
+    import faiss
+
+    return faiss.downcast_index(faiss.downcast_index(index.quantizer).storage)
 
 
 def _unit(query_D: Int8Rows) -> FloatArray:

@@ -15,28 +15,25 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from diffembed.index.blocks import HEADER_BYTES, BlockWriter, ByteArray, CheckedFile
-from diffembed.index.coarse import ALIGN, MAGIC, VERSION, table_at, unit_rows
-from diffembed.index.segments import IdArray, Segment
+from diffembed.index.centroids import SEED, Nearest, train_centroids
+from diffembed.index.coarse import ALIGN, MAGIC, VERSION, centroids_of, table_at
+from diffembed.index.segments import FloatArray, IdArray, Int8Rows, Segment, unit_rows
 from diffembed.index.storage import write_durably
 
 Codes = Literal["pq2", "pq4", "rabitq", "rabitq2"]
 Progress = Callable[[str, int, int], None]
-FloatRows = npt.NDArray[np.float32]
 
 PART_ROWS = 1 << 20
 _AT_ONCE = 1 << 14  # rows of float32 that stand in memory while they are coded
 _PACKED = 32  # rows of one block of faiss's fast-scan codes
-_SAMPLE_VALUES = 100_000_000  # of float32 that centroids are trained on: 400 MB
-_SAMPLE_PER_LIST = 40
-_FLAT_LISTS = 1024  # more centroids than this are trained in two levels
-_ROUNDS = 10
+_SAMPLE_VALUES = 1_000_000_000  # of int8 that centroids are trained on at most
+_SAMPLE_PER_LIST = 40  # with 6 a list, a search of ten million rows of 1,024 dims scanned seven times as many codes
+_CODE_SAMPLE = 1 << 16
 _JOINED_ROWS = 1 << 19
 _FINE_DIMS = 512  # up to this width codes of two bits for each dimension, above of one
 _PART_MAGIC = b"DFMBPRT\0"
-_SEED = 20261122
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +123,9 @@ def _trained(segment: Segment, work: Path, design: Design, progress: Progress) -
     lists = design.lists or lists_for(len(segment))
     # the first rows of a sample in random order train the lists; a few of them are enough for the codes
     sample = _sample(segment, min(len(segment), lists * _SAMPLE_PER_LIST, _SAMPLE_VALUES // segment.dims))
-    lists = min(lists, len(sample))
-    centroids = train_centroids(sample, lists)
-    index = empty_index(centroids, sample[: 1 << 16], design)
+    centroids = train_centroids(sample, min(lists, len(sample)))
+    lists = len(centroids)
+    index = empty_index(centroids, unit_rows(sample[:_CODE_SAMPLE]), design)
     blob = faiss.serialize_index(index)
 
     def write(file: BinaryIO) -> None:
@@ -140,71 +137,19 @@ def _trained(segment: Segment, work: Path, design: Design, progress: Progress) -
     return index
 
 
-def _sample(segment: Segment, count: int) -> FloatRows:
-    places = np.random.default_rng(_SEED).permutation(len(segment))[:count].astype(np.int64)
-    sample = np.empty((count, segment.dims), np.float32)
-    order = np.argsort(places)  # read in the order of the file, stand in random order
+def _sample(segment: Segment, count: int) -> Int8Rows:
+    """Rows in random order."""
+    places = np.random.default_rng(SEED).permutation(len(segment))[:count].astype(np.int64)
+    sample = np.empty((count, segment.dims), np.int8)
+    order = np.argsort(places)  # read in the order of the file
     for at in range(0, count, _AT_ONCE):
         some = order[at : at + _AT_ONCE]
         segment.want(places[some])
-        sample[some] = unit_rows(segment.rows_at(places[some]))
+        sample[some] = segment.rows_at(places[some])
     return sample
 
 
-def train_centroids(sample_ND: FloatRows, count: int) -> FloatRows:
-    """``[count, D]`` centroids by k-means; many of them in two levels, which takes a fraction of the time.
-
-    The first level has about sqrt(count) clusters; each is divided into as many as its share of the sample.
-    """
-    if count <= _FLAT_LISTS:
-        return _kmeans(sample_ND, count)
-    import faiss
-
-    top = _kmeans(sample_ND, round(math.sqrt(count)))
-    flat = faiss.IndexFlatL2(top.shape[1])
-    flat.add(top)
-    owner = np.concatenate([flat.search(sample_ND[at : at + _AT_ONCE], 1)[1][:, 0] for at in _steps(sample_ND)])
-    sizes = np.bincount(owner, minlength=len(top))
-    shares = _shares(sizes, count)
-    order, ends = np.argsort(owner, kind="stable"), np.cumsum(sizes)
-    below = [
-        _kmeans(sample_ND[order[end - size : end]], share)
-        for end, size, share in zip(ends.tolist(), sizes.tolist(), shares.tolist(), strict=True)
-        if share
-    ]
-    return np.concatenate(below)
-
-
-def _shares(sizes: IdArray, count: int) -> IdArray:
-    """``count`` in shares by size, none larger than its size.
-
-    >>> _shares(np.array([60, 0, 30, 10]), 10).tolist()
-    [6, 0, 3, 1]
-    """
-    exact = sizes * (count / sizes.sum())
-    shares = np.floor(exact).astype(np.int64)
-    for most in np.argsort(shares - exact, kind="stable")[: count - shares.sum()]:
-        shares[most] += 1
-    return np.asarray(np.minimum(shares, sizes) if count > sizes.sum() else shares, np.int64)
-
-
-def _steps(rows: FloatRows) -> range:
-    return range(0, len(rows), _AT_ONCE)
-
-
-def _kmeans(rows: FloatRows, count: int) -> FloatRows:
-    import faiss
-
-    if count >= len(rows):
-        return rows.copy()
-    rounds = {"niter": _ROUNDS, "seed": _SEED, "min_points_per_centroid": 1, "max_points_per_centroid": 256}
-    trainer = faiss.Kmeans(rows.shape[1], count, **rounds)
-    trainer.train(rows)
-    centroids: FloatRows = trainer.centroids
-    return centroids
-
-
-def empty_index(centroids: FloatRows, sample: FloatRows, design: Design) -> Any:
+def empty_index(centroids: FloatArray, sample: FloatArray, design: Design) -> Any:
     """faiss's index of some centroids, its codes trained, without rows."""
     import faiss
 
@@ -228,12 +173,13 @@ def _code_part(index: Any, segment: Segment, path: Path, start: int, stop: int, 
     """Codes of the rows from ``start`` to ``stop``, in the order of their lists, as a file."""
     import faiss
 
+    nearest = Nearest(centroids_of(index))
     numbers = np.empty(stop - start, np.int64)
     codes = np.zeros((stop - start, index.code_size), np.uint8)
     for at, rows, _ in segment.blocks(_AT_ONCE, start, stop):
         here = slice(at - start, at - start + len(rows))
         units = unit_rows(rows)
-        numbers[here] = assigned(index, units)
+        numbers[here] = nearest.of(units)
         own = np.ascontiguousarray(numbers[here])
         index.encode_vectors(len(units), *map(faiss.swig_ptr, (units, own, codes[here])))
         progress("code", at + len(rows), len(segment))
@@ -248,15 +194,6 @@ def _code_part(index: Any, segment: Segment, path: Path, start: int, stop: int, 
         writer.finish(_PART_MAGIC, VERSION, dims=segment.dims, rows=stop - start, first=start, last=stop)
 
     write_durably(path, write)
-
-
-def assigned(index: Any, units_ND: FloatRows) -> IdArray:
-    """``[N]`` the list of every row: its nearest centroid, or one nearly as near."""
-    import faiss
-
-    wide = faiss.SearchParametersHNSW(efSearch=16)
-    numbers: IdArray = index.quantizer.search(units_ND, 1, params=wide)[1][:, 0]
-    return numbers
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from diffembed.index.merging import Mask, Merged
 from diffembed.index.parts import SEGMENTS, live_mask, open_listed, open_sealed
 from diffembed.index.scan import EXACT_VALUES
 from diffembed.index.schema import StoredSegment
-from diffembed.index.segments import Segment, open_segment, stream_segment
+from diffembed.index.segments import Int8Rows, Segment, open_segment, stream_segment
 from diffembed.index.storage import fsync_folder
 from diffembed.index.tuning import RECALL, Tuning, tune
 
@@ -69,17 +69,27 @@ class Compaction:
         dims: width of its rows.
         wanted: recall that sealed segments are tuned for, those too that were tuned for another; ``None``: what is new
             for ``RECALL``, and what is tuned stays so.
+        questions: int8 rows to tune all sealed segments with (see ``tune``); ``None``: their own rows ask.
         design: how coarse indexes are made.
     """
 
     def __init__(
-        self, folder: Path, catalog: Catalog, dims: int, *, wanted: float | None = None, design: Design = DEFAULT_DESIGN
+        self,
+        folder: Path,
+        catalog: Catalog,
+        dims: int,
+        *,
+        wanted: float | None = None,
+        questions: Int8Rows | None = None,
+        design: Design = DEFAULT_DESIGN,
     ) -> None:
         self.folder = folder
         self.catalog = catalog
         self.dims = dims
         self.wanted = wanted
+        self.questions = questions
         self.design = design
+        self._tuned: set[str] = set()  # segments that this run has tuned
 
     def merge_small(self) -> None:
         """The cheap step after a write: join small segments, seal once scans get slow, drop many dead rows."""
@@ -117,15 +127,18 @@ class Compaction:
         self._clean()  # of work that a killed run left and that nothing needs any more
 
     def _retune(self) -> None:
-        """Tune sealed segments anew that were tuned for another recall than the wanted one."""
-        if self.wanted is None:
+        """Tune sealed segments anew that were tuned for another recall, or all of them where there are questions."""
+        if self.wanted is None and self.questions is None:
             return
         for listed in self.catalog.segments():
             sealed = open_sealed(self.folder, listed, self.dims)
-            if sealed is None or sealed.tuning.wanted == self.wanted:
+            if sealed is None or listed.name in self._tuned:
+                continue
+            wanted = self.wanted or sealed.tuning.wanted
+            if wanted == sealed.tuning.wanted and self.questions is None:
                 continue
             segment = open_listed(self.folder, listed, self.dims)
-            tuning = tune(segment, sealed.coarse, sealed.tuning.codes, wanted=self.wanted)
+            tuning = tune(segment, sealed.coarse, sealed.tuning.codes, wanted=wanted, questions=self.questions)
             with self.catalog.writing():
                 self.catalog.retune_segment(listed, tuning.to_json())
 
@@ -169,6 +182,7 @@ class Compaction:
                 "the index is as it was, and what was finished is used"
             ) from None
         self._commit(group, name, live, tuning)
+        self._tuned.add(name)
         shutil.rmtree(work)
         if not any(work.parent.iterdir()):
             work.parent.rmdir()
@@ -184,7 +198,8 @@ class Compaction:
         if not path.is_file():
             build_coarse(segment, path, work / "parts", design=self.design, progress=coded)
         coarse = Coarse(path, rows=len(segment), dims=self.dims)
-        return tune(segment, coarse, self.design.codes or codes_for(self.dims), wanted=self.wanted or RECALL).to_json()
+        codes = self.design.codes or codes_for(self.dims)
+        return tune(segment, coarse, codes, wanted=self.wanted or RECALL, questions=self.questions).to_json()
 
     def _work(self, group: Sequence[_Source], *, keep_others: bool) -> Path:
         """The folder for work on exactly these live rows.

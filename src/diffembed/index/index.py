@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy.typing as npt
 
+from diffembed.errors import InputError
 from diffembed.index.catalog import Catalog
 from diffembed.index.encoding import Progress, TextEncoder, load_encoder
+from diffembed.index.incoming import vector_rows
 from diffembed.index.reading import IndexReader
 from diffembed.index.refresh import RefreshReport, refresh_index, settings_for
+from diffembed.index.segments import Int8Rows
 from diffembed.index.store import create_store, open_existing
 from diffembed.text.chunking import Strategy
 
@@ -173,20 +176,39 @@ class Index(IndexReader):
 
         return delete_records(self.path, ids)
 
-    def compact(self, *, recall: float | None = None, progress: Progress | None = None) -> None:
+    def compact(
+        self,
+        *,
+        recall: float | None = None,
+        questions: Sequence[str] | npt.ArrayLike | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         """Join segments, drop what is deleted, and build the coarse indexes of large ones; searches go on meanwhile.
 
         Args:
             recall: share of the exact answers that coarse indexes are tuned to find, above 0 and up to 1: less is
                 faster. Unless given, new ones are tuned for 0.95 and the others stay as they are.
+            questions: such as users ask, texts or ``[Q, D]`` vectors, to tune all coarse indexes with, in the place of
+                rows of the index; the first 512 are used.
             progress: called with (rows done, rows to do).
 
         Raises:
-            InputError: ``recall`` is no share.
+            InputError: ``recall`` is no share; fewer than 50 questions, or vectors of another width.
             IndexStoreError: another process writes to the index, or the disk is full.
         """
+        rows = None if questions is None else self._asked(questions)
         with open_existing(self.path) as store:
-            store.compact(recall=recall, progress=progress)
+            store.compact(recall=recall, questions=rows, progress=progress)
+
+    def _asked(self, questions: Sequence[str] | npt.ArrayLike) -> Int8Rows:
+        """Questions as int8 rows."""
+        if not (isinstance(questions, Sequence) and questions and all(isinstance(q, str) for q in questions)):
+            return vector_rows(questions, self.settings.dims, "the questions")
+        if self.settings.vectors_only:
+            raise InputError(f"{self.path} holds vectors only and names no model; give the questions as vectors")
+        texts = cast(Sequence[str], questions)
+        vectors: Int8Rows = self._model().encode_queries(list(texts), dtype="int8").values
+        return vectors
 
     @classmethod
     def check(cls, path: str | Path, *, progress: Progress | None = None) -> CheckReport:

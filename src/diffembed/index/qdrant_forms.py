@@ -3,17 +3,18 @@
 Qdrant has no signed 8-bit vectors. What can stand for them, and what happens to the cosine on the way:
 
 - ``float16`` under Qdrant's Cosine distance. Qdrant divides a vector by its length before it stores it, so what it
-  keeps is the direction in half precision: cosines come out within 0.0003.
+  keeps is the direction in half precision: cosines come out within 0.0005.
 - ``uint8``: adding 128 to every value is exact, but under no distance of Qdrant does it keep the order of cosines: the
-  shift bends angles, and Euclid and Dot follow the lengths, which differ from text to text (those of the embedded model
-  by 28 %; of the true ten nearest the shifted vectors find 4.6). So every vector is first stretched to one length, 32
-  a dimension, then rounded and shifted. For vectors of one length the order of Euclid distances is the order of
-  cosines, and the cosine is ``1 - distance**2 / (2 * length**2)`` but for the rounding: 0.001 on the mean, 0.015 at
-  most in what was measured. Values over four times the root mean square are cut off. A vector of zeros has no
-  direction and would end up halfway to all others; one of alternating signs, close to none, stands for it.
+  shift bends angles, and Euclid and Dot follow the lengths, which differ from text to text: of the true ten nearest
+  the shifted vectors find about half. So every vector is first stretched to one length, 32 a dimension, then
+  rounded and shifted. For vectors of one length the order of Euclid distances is the order of cosines, and the cosine
+  is ``1 - distance**2 / (2 * length**2)`` but for the rounding, which stays below 0.02. Values over four times the root
+  mean square are cut off. A vector of zeros has no direction and would end up halfway to all others; one of alternating
+  signs, close to none, stands for it.
 
 Beside the originals the engine keeps codes for the search: ``scalar`` (a byte a value), ``turbo4`` (half a byte) or
-``binary`` (a bit, compared with an 8-bit query), and rescores what it finds by the originals.
+``binary`` (a bit, compared with an 8-bit query), and rescores what it finds by the originals. What each of them finds
+is in docs/cluster.md, by benchmarks/cluster.py.
 """
 
 from __future__ import annotations
@@ -36,10 +37,9 @@ QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
 _VALUE_BYTES = {"float16": 2.0, "uint8": 1.0}
 _CODE_BYTES = {"scalar": 1.0, "turbo4": 0.5, "binary": 0.125, "none": 0.0}
 OVERSAMPLING = {"scalar": 2.0, "turbo4": 2.0, "binary": 8.0, "none": 1.0}
-"""How many times more points than asked for are rescored. Of the true ten nearest of 8,000 passages (embedded model,
-float16) the engine then finds 9.99 with scalar and turbo4, 9.98 with binary; with binary at 4 times it finds 9.78."""
+"""How many times more points than asked for are rescored."""
 _STRETCH = 32.0  # root mean square of a stretched value: four of them fill a signed byte
-_GRAPH_BYTES = 64.0  # of m = 16: measured 39 with 40,000 points, and a link's bits grow with the log of their number
+_GRAPH_BYTES = 64.0  # of m = 16: measured 48 with 40,000 points, and a link's bits grow with the log of their number
 _POINT_BYTES = 64.0  # a UUID in both directions and a version
 _PAYLOAD_BYTES = 60.0  # what the payload store and the index of document ids add to a point, on disk
 _REWRITING = 1.3  # room for segments that are being rewritten

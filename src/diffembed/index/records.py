@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from diffembed.chunker import Chunker
 from diffembed.errors import InputError
+from diffembed.index.catalog import Catalog
 from diffembed.index.encoding import Progress, TextEncoder, encode_chunks
 from diffembed.index.incoming import Record, read_record, vector_ids, vector_rows
 from diffembed.index.refresh import BATCH_CHUNKS
@@ -228,6 +230,18 @@ def delete_records(folder: Path, ids: Iterable[str | int]) -> int:
         if removed:
             store.merge_small()
         return removed
+
+
+def delete_named(folder: Path, names: Iterable[str]) -> int:
+    """``delete_records`` by what a person types: a name that no document has is a path, also a relative one.
+
+    Paths are made absolute as those of ``refresh_index`` are, whether or not the file is still there.
+    """
+    given = list(map(str, record_keys(names)))
+    with closing(Catalog.open(folder)) as catalog:
+        if not catalog.settings().vectors_only:
+            given = [name if catalog.document(name) else str(Path(name).resolve()) for name in given]
+    return delete_records(folder, given)
 
 
 def record_keys(ids: Iterable[str | int]) -> list[str | int]:

@@ -155,6 +155,14 @@ class Segment:
             raise damaged(self.path, "has ids that do not ascend")
 
 
+def unit_rows(rows_ND: Int8Rows) -> FloatArray:
+    """``[N, D]`` float32 rows of length 1, as faiss gets them; a zero row stays zero."""
+    rows = rows_ND.astype(np.float32)
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+    np.divide(rows, lengths, out=rows, where=lengths > 0)
+    return rows
+
+
 def row_norms(rows_ND: Int8Rows) -> FloatArray:
     """``[N]`` Euclidean lengths.
 

@@ -7,6 +7,7 @@ removes.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from diffembed.errors import IndexStoreError
 
 TEMPORARY_SUFFIX = ".tmp"
 LOCK_NAME = "writer.lock"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def fsync_folder(path: Path) -> None:
@@ -52,7 +54,7 @@ def writer_lock(folder: Path) -> Iterator[None]:
     """Hold the right to write to an index; the operating system drops it when the process ends, however it ends.
 
     Raises:
-        IndexStoreError: another process or thread holds it, or the folder cannot be written.
+        IndexStoreError: another process or thread holds it, the folder cannot be written, or the disk is full.
     """
     handle = _take_lock(folder)
     if handle is None:
@@ -86,7 +88,7 @@ def _take_lock(folder: Path) -> int | None:
     try:
         handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise IndexStoreError(f"{folder} cannot be written ({error.strerror}); check its rights") from None
+        raise _refused(folder, error, f"cannot be written ({error.strerror}); check its rights") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(handle, 0)
@@ -96,8 +98,17 @@ def _take_lock(folder: Path) -> int | None:
         return None
     except OSError as error:
         os.close(handle)
-        raise IndexStoreError(f"{folder} cannot be locked ({error.strerror}); use a local disk") from None
+        raise _refused(folder, error, f"cannot be locked ({error.strerror}); use a local disk") from None
     return handle
+
+
+def _refused(folder: Path, error: OSError, otherwise: str) -> IndexStoreError:
+    """What to say where the lock could not be had: it is a file with a number in it, which takes room."""
+    if error.errno in _NO_ROOM:
+        return IndexStoreError(
+            f"{folder}: the disk is full ({error.strerror}); make room and run again, the index is as it was before"
+        )
+    return IndexStoreError(f"{folder} {otherwise}")
 
 
 def _holder(folder: Path) -> str:

@@ -23,7 +23,7 @@ from diffembed.index.schema import NewDocument, Settings, StoredDocument, Stored
 from diffembed.index.seal import check_seal, read_seal, seal
 from diffembed.index.segments import IdArray, Int8Rows, Segment, write_segment
 from diffembed.index.storage import LOCK_NAME, fsync_folder, writer_lock, writer_lock_if_free
-from diffembed.index.tuning import Tuning
+from diffembed.index.tuning import FEWEST_QUESTIONS, Tuning
 
 
 class Store:
@@ -128,7 +128,9 @@ class Store:
         self._compaction().merge_small()
         self._opened.clear()
 
-    def compact(self, *, recall: float | None = None, progress: Progress | None = None) -> None:
+    def compact(
+        self, *, recall: float | None = None, questions: Int8Rows | None = None, progress: Progress | None = None
+    ) -> None:
         """Join all segments below the sealed size, drop every dead row, build and tune coarse indexes.
 
         A run that was killed goes on where it was. Readers go on reading meanwhile.
@@ -136,19 +138,25 @@ class Store:
         Args:
             recall: share of the exact answers that sealed segments are tuned to find, in 0 to 1, those too that were
                 tuned for another; unless given, new ones are tuned for ``tuning.RECALL`` and the others stay.
+            questions: ``[Q, D]`` to tune all sealed segments with, new or not; ``None``: their own rows ask.
             progress: called with (rows done, rows to do).
 
         Raises:
-            InputError: ``recall`` is no share.
+            InputError: ``recall`` is no share; too few questions.
             IndexStoreError: damaged, or cannot be written; the index is as it was.
         """
         if recall is not None and not 0 < recall <= 1:
             raise InputError(f"recall is {recall}; give a share above 0 and up to 1")
-        self._compaction(recall).compact(progress)
+        if questions is not None and len(questions) < FEWEST_QUESTIONS:
+            raise InputError(
+                f"{len(questions)} questions say too little of how often answers are found; "
+                f"give {FEWEST_QUESTIONS} or more"
+            )
+        self._compaction(recall, questions).compact(progress)
         self._opened.clear()
 
-    def _compaction(self, recall: float | None = None) -> Compaction:
-        return Compaction(self.folder, self.catalog, self.settings.dims, wanted=recall)
+    def _compaction(self, recall: float | None = None, questions: Int8Rows | None = None) -> Compaction:
+        return Compaction(self.folder, self.catalog, self.settings.dims, wanted=recall, questions=questions)
 
     def _write_segment(self, ids: np.ndarray, rows_ND: Int8Rows) -> str:
         # The random part keeps a name from ever being used twice, also by a writer that died before its commit.

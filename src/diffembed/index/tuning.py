@@ -5,8 +5,8 @@ rows of the segment ask, exact search answers, and the cheapest setting that fin
 
 A row alone is too easy a question: it lies among its neighbours, and real questions lie apart from all rows. Each row
 that asks is therefore moved off at random, by half to one and a half times its length, in directions in which the rows
-themselves differ: noise in all directions would weigh less the more dims there are. `benchmarks/search.py` compares the
-recall found so with that of real questions (`PART.tuned_recall`, `PART.questions.recall_at_10`).
+themselves differ: noise in all directions would weigh less the more dims there are. That can make them easier or harder
+than what users ask, so questions of theirs may be given instead.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from functools import partial
 
 import numpy as np
 
-from diffembed.index.coarse import Coarse, unit_rows
+from diffembed.index.coarse import Coarse
 from diffembed.index.coarse_build import Codes, Progress
 from diffembed.index.rescoring import Best, cores, scan
-from diffembed.index.segments import IdArray, Int8Rows, Segment
+from diffembed.index.segments import IdArray, Int8Rows, Segment, unit_rows
 from diffembed.vectors.quantize import scaled_int8
 
 RECALL = 0.95
+FEWEST_QUESTIONS = 50  # that may be given: with 10 answers each, the share they find is known to a few percent
 _QUESTIONS = {10: 512, 100: 256, 1000: 128}  # the more answers each has, the fewer tell the share to half a percent
 _FEWEST = 256  # the first number of lists that is tried is one in so many
 _MARGIN = 0.005  # asked for on top: about the standard error of a sample of this size
@@ -66,11 +67,13 @@ class Tuning:
         codes: the kind of its codes.
         wanted: the recall that was asked for.
         settings: by ascending ``top``.
+        given: how many questions were given to tune with; 0: rows of the segment asked.
     """
 
     codes: Codes
     wanted: float
     settings: tuple[Setting, ...]
+    given: int = 0
 
     def to_json(self) -> str:
         """For ``segments.tuning`` of the catalog."""
@@ -88,7 +91,7 @@ class Tuning:
         if not read:
             return None
         settings = (Setting(**{**given, "fewer": tuple(given["fewer"])}) for given in read["settings"])
-        return cls(read["codes"], read["wanted"], tuple(settings))
+        return cls(read["codes"], read["wanted"], tuple(settings), read.get("given", 0))
 
     def at(self, top: int) -> tuple[int, int]:
         """``(probes, candidates)`` for ``top`` results; beyond the largest tier candidates grow with ``top``.
@@ -128,9 +131,15 @@ def _halves(top: int) -> list[int]:
 
 
 def tune(
-    segment: Segment, coarse: Coarse, codes: Codes, *, wanted: float = RECALL, progress: Progress = lambda *_: None
+    segment: Segment,
+    coarse: Coarse,
+    codes: Codes,
+    *,
+    wanted: float = RECALL,
+    questions: Int8Rows | None = None,
+    progress: Progress = lambda *_: None,
 ) -> Tuning:
-    """Find the cheapest settings that reach a recall, on some rows of the segment.
+    """Find the cheapest settings that reach a recall, on given questions or some rows of the segment.
 
     The exact answers rank by true cosine, so of the candidates exactly the true answers among them end up on top: the
     recall of a setting is the share of the true answers among its candidates. Nothing needs to be rescored for it.
@@ -140,10 +149,15 @@ def tune(
         coarse: its coarse index.
         codes: the kind of its codes, to be kept with the result.
         wanted: share of the exact answers, in 0 to 1.
+        questions: ``[Q, D]`` that are asked like those to come; the first 512 are used.
         progress: called with (step, done, in all).
     """
     tops = sorted({min(top, len(segment) - 1) for top in _QUESTIONS} - {0}) or [1]
-    places, queries = _questions(segment, min(max(_QUESTIONS.values()), len(segment)))
+    if questions is None:
+        places, queries = _questions(segment, min(max(_QUESTIONS.values()), len(segment)))
+    else:
+        queries = questions[: max(_QUESTIONS.values())]
+        places = np.full(len(queries), -1, np.int64)  # no row asks, and none is left out
     progress("tune", 0, len(places))
     best = Best(len(queries), tops[-1] + 1)
     scan(segment, queries, best, ids=False)
@@ -168,7 +182,7 @@ def tune(
         some = partial(search, asked)
         settings.append(goal.with_fewer(goal.cheapest(some, first), some))
         progress("tune", len(settings), len(tops))
-    return Tuning(codes, wanted, tuple(settings))
+    return Tuning(codes, wanted, tuple(settings), 0 if questions is None else len(queries))
 
 
 def _questions(segment: Segment, count: int) -> tuple[IdArray, Int8Rows]:
