@@ -156,7 +156,8 @@ def _plain_progress(what: str) -> Progress:
         now = time.monotonic()
         if now - last >= _PLAIN_PROGRESS_SECONDS:
             last = now
-            left = f", {duration((now - began) * (total - done) / done)} left" if 0 < done < total else ""
+            known = 0 < done < total and 50 * done >= total  # a first step that also loads things says nothing
+            left = f", {duration((now - began) * (total - done) / done)} left" if known else ""
             remark(f"{what}: {done} of {total}{left}" if total else f"{what}: {done}")
 
     return tick

@@ -63,6 +63,8 @@ def spoil(**changes: Any) -> str:
         (spoil(format="mteb"), "not a result of diffembed evaluate: it has no format"),
         (spoil(scores=None, mood="good"), "not a whole result: unknown mood; no scores"),
         (spoil(groups=[{"by": "length"}]), "not a whole result: .*value"),
+        (spoil(groups=[{"by": "length", "value": "9", "queries": "x", "scores": {}}]), "result: groups cannot be"),
+        (spoil(groups={"by": "length"}, notes="one"), "result: groups, notes cannot be"),
         (spoil(main="ndcg@5"), "main score 'ndcg@5' is not among ndcg@10, recall@10"),
         (spoil(scores={"ndcg@10": "high"}), "not a whole result: scores cannot be"),
         (spoil(by_query={"q1": 0.5}, counts=[3]), "not a whole result: counts, by_query cannot be"),

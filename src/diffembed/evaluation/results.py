@@ -135,11 +135,22 @@ def _odd_keys(values: Mapping[str, Any]) -> list[str]:
     def is_by_query(given: Any) -> bool:
         return isinstance(given, dict) and all(map(is_scores, given.values()))
 
+    def is_group(given: Any) -> bool:
+        words = ("by", "value", "note")
+        return (
+            isinstance(given, dict)
+            and all(isinstance(given.get(word, ""), str) for word in words)
+            and type(given.get("queries", 0)) is int
+            and is_scores(given.get("scores", {}))
+        )
+
     kinds: dict[str, Callable[[Any], bool]] = {
         **dict.fromkeys(("benchmark", "task", "model", "revision", "main"), lambda given: isinstance(given, str)),
         **dict.fromkeys(("settings", "data", "environment"), lambda given: isinstance(given, dict)),
         **dict.fromkeys(("scores", "counts", "cost"), is_scores),
         "by_query": is_by_query,
+        "groups": lambda given: isinstance(given, list) and all(map(is_group, given)),
+        "notes": lambda given: isinstance(given, list) and all(isinstance(note, str) for note in given),
     }
     return [name for name, fits in kinds.items() if name in values and not fits(values[name])]
 
