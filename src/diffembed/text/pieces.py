@@ -54,7 +54,8 @@ class Limit:
         asked = []
         for unit in measured:
             unit.tokens, unit.silent = 1, trimmed(text, unit.start, unit.end) is None
-            if unit.end - unit.start > _CHARACTERS_PER_TOKEN * self.max_tokens and not unit.silent:
+            length = unit.end - unit.start - text.count("\r\n", unit.start, unit.end)  # whatever ends its lines
+            if length > _CHARACTERS_PER_TOKEN * self.max_tokens and not unit.silent:
                 unit.tokens = self.room + 1
             elif not unit.silent:
                 asked.append(unit)
