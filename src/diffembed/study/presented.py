@@ -56,7 +56,8 @@ def _samples(found: Findings) -> Iterator[Result]:
             by_amount = [found.results(amount, reading) for amount in amounts]
             for results in zip(*by_amount, strict=True):  # of one seed
                 groups = tuple(_group(found, amount, one) for amount, one in zip(amounts, results, strict=True))
-                yield replace(_renamed(results[-1], f"{study.name} samples", arm.name, "backbone", "pooling"), groups=groups)
+                whole = _renamed(results[-1], f"{study.name} samples", arm.name, "backbone", "pooling")
+                yield replace(whole, groups=groups)
 
 
 def _group(found: Findings, arm: Arm, result: Result) -> Group:
