@@ -84,7 +84,7 @@ def passkey(
 
     asked = {"lengths": _lengths(lengths), "seed": seed}
     form = vector_form(dtype, query_dtype, dims, None)
-    verbs_generated.passkey(model, form, asked, windows=windows, write=write, into=into, as_json=as_json)
+    verbs_generated.haystacks("passkey", model, form, asked, windows=windows, write=write, into=into, as_json=as_json)
 
 
 def needle(
@@ -118,7 +118,7 @@ def needle(
 
     asked = {"lengths": _lengths(lengths), "seed": seed, "prose": prose}
     form = vector_form(dtype, query_dtype, dims, None)
-    verbs_generated.needle(model, form, asked, windows=windows, write=write, into=into, as_json=as_json)
+    verbs_generated.haystacks("needle", model, form, asked, windows=windows, write=write, into=into, as_json=as_json)
 
 
 def contextual(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from diffembed import console
 from diffembed.verbs_evaluate import command, plain
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from diffembed.evaluation.results import Result
 
 
-def passkey(
+def haystacks(
+    kind: Literal["passkey", "needle"],
     model: str,
     form: dict[str, Any],
     asked: dict[str, Any],
@@ -26,46 +27,17 @@ def passkey(
     into: Path,
     as_json: bool,
 ) -> None:
-    """``diffembed evaluate passkey``: ``form`` as of ``load_ranker``, ``asked`` ``lengths`` and ``seed``."""
-    from diffembed.evaluation.generated.haystacks import LENGTHS
-    from diffembed.evaluation.generated.passkey import passkeys
+    """``diffembed evaluate passkey`` and ``needle``.
 
-    stacks = passkeys(asked["lengths"] or LENGTHS, asked["seed"])
-    _haystacks(stacks, model, form, windows=windows, write=write, into=into, as_json=as_json)
-
-
-def needle(
-    model: str,
-    form: dict[str, Any],
-    asked: dict[str, Any],
-    *,
-    windows: bool,
-    write: Path | None,
-    into: Path,
-    as_json: bool,
-) -> None:
-    """``diffembed evaluate needle``: as ``passkey``, and ``prose``."""
-    from diffembed.evaluation.generated.haystacks import LENGTHS
-    from diffembed.evaluation.generated.needle import needles, read_prose
-
-    stacks = needles(read_prose(asked["prose"]), asked["lengths"] or LENGTHS, asked["seed"])
-    _haystacks(stacks, model, form, windows=windows, write=write, into=into, as_json=as_json)
-
-
-def _haystacks(
-    stacks: Haystacks,
-    model: str,
-    form: dict[str, Any],
-    *,
-    windows: bool,
-    write: Path | None,
-    into: Path,
-    as_json: bool,
-) -> None:
+    Args:
+        form: as of ``load_ranker``.
+        asked: ``lengths`` and ``seed``; for ``needle`` ``prose`` as well.
+    """
     from diffembed.evaluation.generated.lengths import evaluate_haystacks
     from diffembed.evaluation.ranker import load_ranker
     from diffembed.evaluation.results import ResultFolder
 
+    stacks = _made(kind, **asked)
     if write is not None:
         _written(stacks.write(write), as_json)
         return
@@ -84,6 +56,16 @@ def _haystacks(
             console.emit("\n" + _table(result, by, by, ("accuracy@1",)))
     for note in result.notes:
         console.remark(note)
+
+
+def _made(kind: str, lengths: list[int] | None, seed: int, prose: Path | None = None) -> Haystacks:
+    from diffembed.evaluation.generated.haystacks import LENGTHS
+    from diffembed.evaluation.generated.needle import needles, read_prose
+    from diffembed.evaluation.generated.passkey import passkeys
+
+    if kind == "passkey":
+        return passkeys(lengths or LENGTHS, seed)
+    return needles(read_prose(prose), lengths or LENGTHS, seed)
 
 
 def contextual(

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pytest
@@ -21,10 +21,9 @@ from diffembed.errors import InputError, MissingExtraError, ModelError
 from diffembed.evaluation import RetrievalTask, evaluate_bm25, evaluate_encoder, evaluate_retrieval, load_beir
 from diffembed.evaluation.baselines import Bm25, SentenceTransformersEncoder, words
 from diffembed.evaluation.ranking import search
-from diffembed.vectors.embeddings import Embeddings, VectorDtype
+from diffembed.vectors.embeddings import Embeddings, EncodeOptions, VectorDtype
 from diffembed.vectors.similarity import similarity
 
-Progress = Callable[[int, int], None] | None
 WIDTH = 256  # wide enough that the hashes of these few words differ
 
 
@@ -37,7 +36,15 @@ class BagOfWords:
         self.contextual = contextual
         self.asked: list[tuple[str, list[Any]]] = []
 
-    def vectors(self, texts: Sequence[str], dtype: VectorDtype, dims: int | None, truncate: bool) -> Embeddings:
+    def vectors(
+        self,
+        texts: Sequence[str],
+        *,
+        dtype: VectorDtype = "float32",
+        dims: int | None = None,
+        truncate: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Embeddings:
         assert all(text.strip() for text in texts), "an empty text was given to the encoder"
         values = np.zeros((len(texts), WIDTH), np.float32)
         cut = []
@@ -57,43 +64,19 @@ class BagOfWords:
             return Embeddings(bits, "binary", values.shape[1], tokens, tuple(cut))
         return Embeddings(values, "float32", values.shape[1], tokens, tuple(cut))
 
-    def encode_queries(
-        self,
-        texts: Sequence[str],
-        *,
-        dtype: VectorDtype = "float32",
-        dims: int | None = None,
-        truncate: bool = False,
-        progress: Progress = None,
-    ) -> Embeddings:
+    def encode_queries(self, texts: Sequence[str], **options: Unpack[EncodeOptions]) -> Embeddings:
         self.asked.append(("queries", list(texts)))
-        return self.vectors(texts, dtype, dims, truncate)
+        return self.vectors(texts, **options)
 
-    def encode_documents(
-        self,
-        texts: Sequence[str],
-        *,
-        dtype: VectorDtype = "float32",
-        dims: int | None = None,
-        truncate: bool = False,
-        progress: Progress = None,
-    ) -> Embeddings:
+    def encode_documents(self, texts: Sequence[str], **options: Unpack[EncodeOptions]) -> Embeddings:
         self.asked.append(("documents", list(texts)))
-        if progress is not None:
+        if progress := options.get("progress"):
             progress(len(texts), len(texts))
-        return self.vectors(texts, dtype, dims, truncate)
+        return self.vectors(texts, **options)
 
-    def encode_chunks(
-        self,
-        documents: Sequence[Sequence[str]],
-        *,
-        dtype: VectorDtype = "float32",
-        dims: int | None = None,
-        truncate: bool = False,
-        progress: Progress = None,
-    ) -> Embeddings:
+    def encode_chunks(self, documents: Sequence[Sequence[str]], **options: Unpack[EncodeOptions]) -> Embeddings:
         self.asked.append(("chunks", [list(document) for document in documents]))
-        flat = self.vectors([chunk for document in documents for chunk in document], dtype, dims, truncate)
+        flat = self.vectors([chunk for document in documents for chunk in document], **options)
         return replace(flat, document_offsets=np.cumsum([0, *map(len, documents)]))
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Unpack
 
 import numpy as np
 
 from diffembed.evaluation.baselines import words
-from diffembed.vectors.embeddings import Embeddings, VectorDtype
+from diffembed.vectors.embeddings import Embeddings, EncodeOptions
 
 WIDTH = 1024  # wide enough that the few words of the tests do not collide
 
@@ -41,39 +41,15 @@ class WordEncoder:
         values = np.array([counts(text) for text in texts], np.float32).reshape(-1, WIDTH)
         return Embeddings(values, "float32", WIDTH, sum(self.count_tokens(texts)), ())
 
-    def encode_queries(
-        self,
-        texts: Sequence[str],
-        *,
-        dtype: VectorDtype = "float32",
-        dims: int | None = None,
-        truncate: bool = False,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Embeddings:
+    def encode_queries(self, texts: Sequence[str], **options: Unpack[EncodeOptions]) -> Embeddings:
         self.asked.append(("queries", list(texts)))
         return self._embed(texts)
 
-    def encode_documents(
-        self,
-        texts: Sequence[str],
-        *,
-        dtype: VectorDtype = "float32",
-        dims: int | None = None,
-        truncate: bool = False,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Embeddings:
+    def encode_documents(self, texts: Sequence[str], **options: Unpack[EncodeOptions]) -> Embeddings:
         self.asked.append(("documents", list(texts)))
         return self._embed(texts)
 
-    def encode_chunks(
-        self,
-        documents: Sequence[Sequence[str]],
-        *,
-        dtype: VectorDtype = "float32",
-        dims: int | None = None,
-        truncate: bool = False,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Embeddings:
+    def encode_chunks(self, documents: Sequence[Sequence[str]], **options: Unpack[EncodeOptions]) -> Embeddings:
         self.asked.append(("chunks", [list(document) for document in documents]))
         alone = self._embed([chunk for document in documents for chunk in document])
         whole = np.repeat([counts(" ".join(d)) for d in documents], [len(d) for d in documents], axis=0)

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.data.corpora import write_beir, write_examples, write_texts
-from tests.training.contrastive_rows import stage_of, words
-from tests.training.test_contrastive_data import write_chunks
+from tests.data.corpora import write_beir, write_examples
+from tests.training.all_stages import write_run
+from tests.training.contrastive_rows import stage_of
 
 from diffembed.data.beir import split_of
-from diffembed.data.examples import Grouped, Question, Triplet, parse_example
+from diffembed.data.examples import Triplet, parse_example
 from diffembed.errors import RecipeError
 from diffembed.models.checkpoint import read_model_config
 from diffembed.models.merging import merge_models
@@ -30,147 +30,7 @@ from diffembed.training.configs import MineConfig, SourceConfig, StageConfig
 from diffembed.training.recipe import read_recipe
 from diffembed.training.run import run_recipe
 
-RECIPE = """
-[run]
-name = "all"
-output = "out"
-data_root = "data"
-seed = 1
-threads = 1
-precision = "float32"
-log_every = 1
-save_seconds = 300.0
-[tokenizer]
-vocab_size = 300
-paths = ["texts.jsonl", "set"]
-[model]
-hidden_size = 32
-layers = 2
-heads = 2
-kv_heads = 1
-head_dim = 16
-intermediate_size = 48
-max_tokens = 128
-[[stage]]
-name = "base"
-kind = "causal"
-steps = 2
-batch = 256
-lr = 1e-2
-sequence_tokens = 32
-[[stage.source]]
-name = "texts"
-paths = ["texts.jsonl"]
-[[stage]]
-name = "pairs"
-kind = "pair"
-steps = 8
-batch = 16
-lr = 1e-2
-warmup = 2
-dims = [16, 32]
-[[stage.source]]
-name = "judged"
-kind = "pairs"
-paths = ["set"]
-[[stage.source]]
-name = "spans"
-kind = "spans"
-paths = ["texts.jsonl"]
-query_tokens = 8
-document_tokens = 24
-[[stage]]
-name = "contextual"
-kind = "contextual"
-parent = "pairs"
-steps = 6
-batch = 6
-lr = 1e-2
-warmup = 2
-dims = [16, 32]
-memory_tokens = 0
-micro_tokens = 100
-[[stage.source]]
-name = "groups"
-kind = "rows"
-paths = ["groups.jsonl"]
-document_tokens = 60
-[[stage.source]]
-name = "chunks"
-kind = "groups"
-paths = ["chunks"]
-[[stage]]
-name = "triplet"
-kind = "triplet"
-parent = "pairs"
-steps = 4
-batch = 8
-lr = 1e-2
-warmup = 2
-teacher = "out/pairs/model"
-[stage.mine]
-negatives = 2
-last = 20
-relative_margin = 0.0
-[[stage.source]]
-name = "judged"
-kind = "pairs"
-paths = ["set"]
-[[stage]]
-name = "merged"
-kind = "merge"
-parents = ["contextual", "triplet"]
-sweep = [0.2, 0.9]
-[[stage]]
-name = "after"
-kind = "pair"
-steps = 2
-batch = 8
-lr = 1e-3
-[[stage.source]]
-name = "judged"
-kind = "pairs"
-paths = ["set"]
-[[stage]]
-name = "free"
-kind = "contextual"
-gold = false
-parent = "pairs"
-steps = 3
-batch = 6
-lr = 1e-3
-quantize = "none"
-teacher = "out/pairs/model"
-distill = "chunks"
-[[stage.source]]
-name = "groups"
-kind = "rows"
-paths = ["groups.jsonl"]
-chunk_tokens = [5, 20]
-[score]
-sets = ["set"]
-contextual = ["chunks"]
-untrained = false
-"""
 STAGES = ["base", "pairs", "contextual", "triplet", "merged", "after", "free"]
-
-
-def write_run(folder: Path) -> Path:
-    data = folder / "data"
-    write_beir(data / "set")
-    write_chunks(data / "chunks", 20)
-    write_texts(data / "texts.jsonl", [words(i, 40) for i in range(300)])
-    rows = [
-        Grouped(
-            tuple(words(1000 + 10 * i + k, 6) for k in range(2 + i % 4)),
-            tuple(Question(words(1000 + 10 * i + k, 2), k) for k in range(2 + i % 4)),
-        )
-        for i in range(30)
-    ]
-    write_examples(data / "groups.jsonl", rows)
-    recipe = folder / "all.toml"
-    recipe.write_text(RECIPE, encoding="utf-8")
-    return recipe
 
 
 def quiet(_: Any) -> None:

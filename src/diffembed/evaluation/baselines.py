@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,8 @@ from diffembed.errors import InputError, MissingExtraError, ModelError
 from diffembed.vectors.embeddings import Embeddings
 
 if TYPE_CHECKING:
-    from diffembed.vectors.embeddings import VectorDtype
+    from diffembed.vectors.embeddings import EncodeOptions, VectorDtype
 
-Progress = Callable[[int, int], None] | None
 
 BM25_K1 = 0.9
 BM25_B = 0.4
@@ -145,42 +144,17 @@ class SentenceTransformersEncoder:
         """Longest text in tokens, special ones included; ``None`` where the model has no limit."""
         return self._model.max_seq_length
 
-    def encode_queries(
-        self,
-        texts: Sequence[str],
-        *,
-        dtype: VectorDtype = "float32",
-        dims: int | None = None,
-        truncate: bool = False,
-        progress: Progress = None,
-    ) -> Embeddings:
+    def encode_queries(self, texts: Sequence[str], **options: Unpack[EncodeOptions]) -> Embeddings:
         """``[texts, dims]`` float32 vectors (see ``Encoder.encode_queries``)."""
-        return self._encode(self._model.encode_query, texts, dtype, dims, truncate, progress)
+        return self._encode(self._model.encode_query, texts, **options)
 
-    def encode_documents(
-        self,
-        texts: Sequence[str],
-        *,
-        dtype: VectorDtype = "float32",
-        dims: int | None = None,
-        truncate: bool = False,
-        progress: Progress = None,
-    ) -> Embeddings:
+    def encode_documents(self, texts: Sequence[str], **options: Unpack[EncodeOptions]) -> Embeddings:
         """``[texts, dims]`` float32 vectors (see ``Encoder.encode_documents``)."""
-        return self._encode(self._model.encode_document, texts, dtype, dims, truncate, progress)
+        return self._encode(self._model.encode_document, texts, **options)
 
-    def encode_chunks(
-        self,
-        documents: Sequence[Sequence[str]],
-        *,
-        dtype: VectorDtype = "float32",
-        dims: int | None = None,
-        truncate: bool = False,
-        progress: Progress = None,
-    ) -> Embeddings:
+    def encode_chunks(self, documents: Sequence[Sequence[str]], **options: Unpack[EncodeOptions]) -> Embeddings:
         """One vector a chunk, each chunk read alone."""
-        chunks = [chunk for document in documents for chunk in document]
-        flat = self.encode_documents(chunks, dtype=dtype, dims=dims, truncate=truncate, progress=progress)
+        flat = self.encode_documents([chunk for document in documents for chunk in document], **options)
         offsets = np.cumsum([0, *map(len, documents)]).astype(np.int64)
         owners = sorted({int(np.searchsorted(offsets, row, side="right")) - 1 for row in flat.truncated})
         return Embeddings(flat.values, flat.dtype, flat.dims, flat.tokens, tuple(owners), offsets)
@@ -189,10 +163,11 @@ class SentenceTransformersEncoder:
         self,
         encode: Callable[..., Any],
         texts: Sequence[str],
-        dtype: VectorDtype,
-        dims: int | None,
-        truncate: bool,
-        progress: Progress,
+        *,
+        dtype: VectorDtype = "float32",
+        dims: int | None = None,
+        truncate: bool = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Embeddings:
         if dtype != "float32":
             raise InputError(f"{self.model_id} gives float32 vectors, not {dtype}; use dtype float32")

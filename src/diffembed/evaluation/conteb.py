@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from diffembed.data.beir import RetrievalTask
 from diffembed.errors import InputError
@@ -26,7 +26,7 @@ from diffembed.evaluation.hub_rows import HubFolder, Row, hub_folder
 from diffembed.evaluation.ranker import Ranker
 from diffembed.evaluation.results import Group, Result, ResultFolder, Scores
 from diffembed.evaluation.retrieval import report_on
-from diffembed.evaluation.sets import mean_of_sets, settings_of
+from diffembed.evaluation.sets import means_of_parts, settings_of
 
 Progress = Callable[[int, int], None] | None
 Domain = Literal["in-domain", "out-of-domain"]
@@ -160,13 +160,7 @@ def means(results: Sequence[Result]) -> dict[str, Scores]:
 
     Empty while a set is missing: a mean over others could be mistaken for these.
     """
-    by_name = {result.task: result for result in results}
-    if set(by_name) != set(SETS):
-        return {}
-    found = {"all": mean_of_sets(results)}
-    for domain in get_args(Domain):
-        found[domain] = mean_of_sets([by_name[name] for name, which in SETS.items() if which.domain == domain])
-    return found
+    return means_of_parts(results, {name: which.domain for name, which in SETS.items()})
 
 
 def by_chunk(task: RetrievalTask, by_query: Mapping[str, Scores]) -> tuple[Group, ...]:

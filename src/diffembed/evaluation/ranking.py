@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from diffembed.errors import InputError
 from diffembed.evaluation.baselines import Bm25
 
 if TYPE_CHECKING:
-    from diffembed.vectors.embeddings import Embeddings, VectorDtype
+    from diffembed.vectors.embeddings import Embeddings, EncodeOptions, VectorDtype
 
 Progress = Callable[[int, int], None] | None
 FloatArray = npt.NDArray[np.float32]
@@ -38,35 +38,11 @@ class TextEncoder(Protocol):
     any other one gets them singly, through ``encode_documents``.
     """
 
-    def encode_queries(
-        self,
-        texts: Sequence[str],
-        *,
-        dtype: VectorDtype = ...,
-        dims: int | None = ...,
-        truncate: bool = ...,
-        progress: Progress = ...,
-    ) -> Embeddings: ...
+    def encode_queries(self, texts: Sequence[str], /, **options: Unpack[EncodeOptions]) -> Embeddings: ...
 
-    def encode_documents(
-        self,
-        texts: Sequence[str],
-        *,
-        dtype: VectorDtype = ...,
-        dims: int | None = ...,
-        truncate: bool = ...,
-        progress: Progress = ...,
-    ) -> Embeddings: ...
+    def encode_documents(self, texts: Sequence[str], /, **options: Unpack[EncodeOptions]) -> Embeddings: ...
 
-    def encode_chunks(
-        self,
-        documents: Sequence[Sequence[str]],
-        *,
-        dtype: VectorDtype = ...,
-        dims: int | None = ...,
-        truncate: bool = ...,
-        progress: Progress = ...,
-    ) -> Embeddings: ...
+    def encode_chunks(self, documents: Sequence[Sequence[str]], /, **options: Unpack[EncodeOptions]) -> Embeddings: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ was stopped goes on where it was, and a second model is measured beside the firs
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -147,6 +147,24 @@ def mean_of_sets(results: Sequence[Result]) -> Scores:
     """Each measure that all results have: its mean over them, every set counting the same."""
     shared = [name for name in results[0].scores if all(name in result.scores for result in results)]
     return {name: sum(result.scores[name] for result in results) / len(results) for name in shared}
+
+
+def means_of_parts(results: Sequence[Result], parts: Mapping[str, str]) -> dict[str, Scores]:
+    """A benchmark's own figures: ``all`` of its tasks, and those of each of its parts; every task counts the same.
+
+    Args:
+        parts: of every task, in the benchmark's order, the part it belongs to.
+
+    Returns:
+        Empty while a task is missing: a mean over others could be mistaken for these.
+    """
+    by_task = {result.task: result for result in results}
+    if set(by_task) != set(parts):
+        return {}
+    found = {"all": mean_of_sets(results)}
+    for part in dict.fromkeys(parts.values()):
+        found[part] = mean_of_sets([by_task[task] for task, which in parts.items() if which == part])
+    return found
 
 
 def _is_set(folder: Path) -> bool:

@@ -27,7 +27,7 @@ from diffembed.evaluation.metrics import Qrels, Run, trec_scores
 from diffembed.evaluation.ranker import Ranker
 from diffembed.evaluation.ranking import Ranking
 from diffembed.evaluation.results import Group, Result, ResultFolder, Scores
-from diffembed.evaluation.sets import mean_of_sets, settings_of
+from diffembed.evaluation.sets import means_of_parts, settings_of
 
 Progress = Callable[[int, int], None] | None
 Category = Literal["web", "code", "customized"]
@@ -162,13 +162,7 @@ def means(results: Sequence[Result]) -> dict[str, Scores]:
 
     Empty while a task is missing: a mean over others could be mistaken for these.
     """
-    by_task = {result.task: result for result in results}
-    if set(by_task) != set(TASKS):
-        return {}
-    found = {"all": mean_of_sets(results)}
-    for category in get_args(Category):
-        found[category] = mean_of_sets([by_task[task] for task in TASKS if TASKS[task] == category])
-    return found
+    return means_of_parts(results, TASKS)
 
 
 def tool_scores(qrels: Qrels, run: Run) -> dict[str, Scores]:

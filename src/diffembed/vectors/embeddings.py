@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 VectorDtype = Literal["float32", "int8", "binary"]
 VECTOR_DTYPES: tuple[str, ...] = get_args(VectorDtype)
+
+
+class EncodeOptions(TypedDict, total=False):
+    """What every ``encode_*`` method takes beside its texts, as of ``Encoder``; what is left out is its default."""
+
+    dtype: VectorDtype
+    dims: int | None
+    truncate: bool
+    progress: Callable[[int, int], None] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Unpack
 
 from diffembed.encoder import Encoder
 from diffembed.errors import InputError
 from diffembed.evaluation.ranker import Ranker
 
 if TYPE_CHECKING:
-    from diffembed.evaluation.ranking import Progress
-    from diffembed.vectors.embeddings import Embeddings, VectorDtype
+    from diffembed.vectors.embeddings import Embeddings, EncodeOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,41 +21,21 @@ class Windowed:
     encoder: Encoder
     contextual: bool = False
 
-    def encode_queries(
-        self,
-        texts: Sequence[str],
-        *,
-        dtype: VectorDtype = "float32",
-        dims: int | None = None,
-        truncate: bool = False,
-        progress: Progress = None,
-    ) -> Embeddings:
+    def encode_queries(self, texts: Sequence[str], **options: Unpack[EncodeOptions]) -> Embeddings:
         """As ``Encoder.encode_queries``."""
-        return self.encoder.encode_queries(texts, dtype=dtype, dims=dims, windows=truncate, progress=progress)
+        return self.encoder.encode_queries(texts, **_windows(options))
 
-    def encode_documents(
-        self,
-        texts: Sequence[str],
-        *,
-        dtype: VectorDtype = "float32",
-        dims: int | None = None,
-        truncate: bool = False,
-        progress: Progress = None,
-    ) -> Embeddings:
+    def encode_documents(self, texts: Sequence[str], **options: Unpack[EncodeOptions]) -> Embeddings:
         """As ``Encoder.encode_documents``."""
-        return self.encoder.encode_documents(texts, dtype=dtype, dims=dims, windows=truncate, progress=progress)
+        return self.encoder.encode_documents(texts, **_windows(options))
 
-    def encode_chunks(
-        self,
-        documents: Sequence[Sequence[str]],
-        *,
-        dtype: VectorDtype = "float32",
-        dims: int | None = None,
-        truncate: bool = False,
-        progress: Progress = None,
-    ) -> Embeddings:
+    def encode_chunks(self, documents: Sequence[Sequence[str]], **options: Unpack[EncodeOptions]) -> Embeddings:
         """As ``Encoder.encode_chunks``."""
-        return self.encoder.encode_chunks(documents, dtype=dtype, dims=dims, windows=truncate, progress=progress)
+        return self.encoder.encode_chunks(documents, **_windows(options))
+
+
+def _windows(options: EncodeOptions) -> dict[str, Any]:
+    return {**options, "truncate": False, "windows": options.get("truncate", False)}
 
 
 def through_windows(ranker: Ranker) -> Ranker:
