@@ -24,14 +24,21 @@ import mteb
         ("FollowIR", {"InstructionReranking": 3}, 0),
     ],
 )
-def test_the_issue_s_benchmarks(name: str, retrieval: dict[str, int], left_out: int) -> None:
+def test_published_benchmarks(name: str, retrieval: dict[str, int], left_out: int) -> None:
     found = find_tasks(name)
     types = [task.metadata.type for task in found.tasks]
     assert {kind: types.count(kind) for kind in types} == retrieval
     assert (found.benchmark, len(found.left_out)) == (name, left_out)
 
 
-def test_the_issue_s_tasks() -> None:
+def test_benchmarks_are_found_whatever_their_case() -> None:
+    assert find_tasks("MTEB(Code)").benchmark == "MTEB(Code, v1)"
+    assert find_tasks("longembed").benchmark == "LongEmbed"
+    folded = [name.casefold() for one in mteb.get_benchmarks() for name in (one.name, *(one.aliases or ()))]
+    assert len(folded) == len(set(folded)), "no two differ in case alone"
+
+
+def test_published_tasks() -> None:
     for name in ("MIRACLRetrieval", "MIRACLRetrievalHardNegatives", "ToolBench", "Gorilla", "NFCorpus"):
         found = find_tasks(name)
         assert (found.benchmark, [task.metadata.name for task in found.tasks]) == ("mteb", [name])

@@ -99,8 +99,9 @@ def find_tasks(
         raise MissingExtraError(f"{name} is no verb of diffembed evaluate{_said(near)}; {error}") from error
     benchmarks = {one.name: one for one in mteb.get_benchmarks()}
     benchmarks |= {alias: one for one in benchmarks.values() for alias in one.aliases or ()}
-    if name in benchmarks:
-        benchmark = benchmarks[name]
+    # The papers write MTEB(Code), mteb's alias is MTEB(code): no two benchmarks differ in case alone.
+    benchmark = {one.casefold(): benchmarks[one] for one in benchmarks}.get(name.casefold())
+    if benchmark is not None:
         chosen, left_out = _of_types(benchmark, types)
         return Found(benchmark.name, _in_languages(chosen, languages, name), left_out)
     names = task_names()
