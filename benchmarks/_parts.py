@@ -27,9 +27,13 @@ def earlier(args: argparse.Namespace, packages: Sequence[str]) -> dict[str, Any]
     if not args.only or not path.is_file():
         return {}
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for what, now in (("machine", machine()), ("versions", versions((*PACKAGES, *packages)))):
-        if found[what] != now:
-            raise SystemExit(f"{path.name} has another {what} ({found[what]}, now {now}); run all parts, or use --name")
+    now: dict[str, dict[str, Any]] = {"machine": machine(), "versions": versions((*PACKAGES, *packages))}
+    for what, values in now.items():
+        # A package that is there in one run alone is that of a contender the other left out.
+        other = [name for name in values.keys() & found[what].keys() if values[name] != found[what][name]]
+        if other:
+            said = ", ".join(f"{name} {found[what][name]}, now {values[name]}" for name in sorted(other))
+            raise SystemExit(f"{path.name} has another {what} ({said}); run all parts, or use --name")
     return found
 
 

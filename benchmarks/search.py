@@ -7,7 +7,7 @@ Vectors are grown from real ones so that neighbours are not trivial (`_grown.py`
 set is). Queries are real and not in the base: held-out passages and questions in turns. Every engine runs in a process
 of its own; peers are asked with the fastest of their settings that finds as much as diffembed did in this run, exact
 search and engines that never get there with what they find. What is finished is kept under `--work`: a run that was
-stopped goes on, `--only` measures one part, and the result file always holds all that is finished.
+stopped goes on, `--only` measures one part, and the result file keeps the other parts' figures.
 
     PART.recall_at_10, .p50_ms, .p95_ms, .p99_ms     diffembed, files in page cache, one query at a time, one thread
     PART.passages.recall_at_10, .questions.*         the same by kind of query; PART.recall_at_100
@@ -37,6 +37,7 @@ import numpy as np
 import _search_ours as ours
 from _common import parser, progress, report
 from _grown import Grown, IdArray, Int8Rows, recall
+from _parts import earlier, joined
 from _search_peers import PEERS, missing, percentiles, resident_mb, rows_file
 
 
@@ -90,23 +91,29 @@ def main() -> None:
         part = {**PARTS, **QUICK}[args.child[0]]
         print(json.dumps(child(Grown(args.work, part.dims, part.rows, args.real), part, args.child[1], args)))
         return
+    before = earlier(args, PACKAGES)
     notes: list[str] = []
-    unfinished = [name for name in args.only or parts if not measure(name, {**PARTS, **QUICK}[name], args, notes)]
+    asked = args.only or list(parts)
+    unfinished = [name for name in asked if not measure(name, {**PARTS, **QUICK}[name], args, notes)]
     metrics: dict[str, float] = {}
-    for name in parts:
+    known = {name.partition(".")[0] for name in before.get("metrics", {})}
+    here = [name for name in parts if name in asked or name not in known]  # the others are as the result file has them
+    for name in here:
         for step in (*STEPS, "set", *PEERS):
             kept = kept_file(args, name, step)
             if kept.is_file():
                 prefix = f"{name}.{step}." if step in ("set", *PEERS) else f"{name}."
                 metrics |= {prefix + key: value for key, value in json.loads(kept.read_text()).items()}
-    said = f"sets grown from {args.real} real vectors; tuned for {args.recall} on each segment's own rows"
-    notes = [said, "views of 1,024 dims: " + VIEWS, *dict.fromkeys(notes)]
-    report(args, metrics, notes="; ".join(notes), packages=("usearch", "lancedb"))
+    tuned = f"tuned for {args.recall} of the exact answers with {ours.TUNED_WITH} queries that are not measured"
+    said = [f"sets grown from {args.real} real vectors", tuned, f"views of 1,024 dims: {VIEWS}", *dict.fromkeys(notes)]
+    metrics, notes = joined({name: (f"{name}.",) for name in parts}, here, metrics, said, before)
+    report(args, metrics, notes="; ".join(notes), packages=PACKAGES)
     if unfinished:
         raise SystemExit(f"not finished: {', '.join(unfinished)}; the same command goes on there")
 
 
-VIEWS = "embedded model 512, MiniLM 384 and 128 of the next passage side by side; 256: Matryoshka cut; 384: MiniLM"
+PACKAGES = ("usearch", "lancedb")
+VIEWS = "embedded model 512, MiniLM 384 and 128 of the next passage side by side, 256: Matryoshka cut, 384: MiniLM"
 
 
 def kept_file(args: Any, name: str, step: str) -> Path:

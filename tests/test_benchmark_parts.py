@@ -75,6 +75,11 @@ def test_where_a_part_was_measured_is_noted_once(parts: ModuleType) -> None:
     ]
 
 
+def test_a_contender_that_one_run_alone_has_is_no_other_package(parts: ModuleType) -> None:
+    written(parts, versions=parts.versions(parts.PACKAGES) | {"a-contender": "1.0"})
+    assert parts.earlier(arguments("small"), ["pytest"])["metrics"]["large.rate"] == 3.0
+
+
 @pytest.mark.parametrize("changed", [{"machine": {"cores": 64}}, {"versions": {"python": "3.9"}}])
 def test_other_machines_and_packages_are_not_mixed(parts: ModuleType, changed: dict[str, object]) -> None:
     written(parts, **changed)
