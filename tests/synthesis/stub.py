@@ -79,13 +79,14 @@ def stub_server(script: Script) -> Iterator[Stub]:
                 self.reply(404, b"no such page")
 
         def do_POST(self) -> None:
-            with stub.counted():
+            with stub.counted():  # not while it answers: who has the answer may ask again before this thread goes on
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 number = stub.note(self.path, dict(self.headers.items()), body)
-                try:
-                    self.behave(stub.script(number, body))
-                except (BrokenPipeError, ConnectionResetError):
-                    self.close_connection = True
+                wanted = stub.script(number, body)
+            try:
+                self.behave(wanted)
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
 
         def behave(self, wanted: str | Behaviour) -> None:
             if isinstance(wanted, str):

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from tests.training.test_stages import RECIPE
+from tests.training.all_stages import RECIPE
 
 from diffembed.errors import RecipeError
 from diffembed.training.configs import MineConfig
