@@ -9,7 +9,7 @@ import pytest
 from tests.study.studies import write_study
 
 from diffembed.errors import RecipeError
-from diffembed.study.arms import grid_arms, jobs, seed_recipe
+from diffembed.study.arms import grid_arms, jobs, sample_arms, seed_recipe
 from diffembed.study.recipe import BACKBONES, POOLINGS, Study, read_study
 from diffembed.training.estimate import estimate_stages
 
@@ -33,6 +33,15 @@ def test_shipped_studies_are_the_whole_grid_with_three_seeds(path: Path) -> None
     assert {one.family for one in study.measure.set} == {"short", "long", "contextual", "reasoning"}
     assert study.samples and study.attention
     assert study.run.name == path.stem
+
+
+def test_fewer_steps_have_the_whole_schedule(tmp_path: Path) -> None:
+    study = read(tmp_path)  # 4 steps, 2 of them warmup; [samples] has 2 steps
+    stages = {stage.name: stage for stage in seed_recipe(study, 1, tmp_path / "study.toml").stage}
+    (few,) = sample_arms(study)
+    assert (stages[few.stage].steps, stages[few.stage].warmup) == (2, 1)
+    whole = next(arm for arm in grid_arms(study) if arm.name == few.name)
+    assert (stages[whole.stage].steps, stages[whole.stage].warmup) == (4, 2)
 
 
 def test_backbones_are_adapted_alike_and_tuned_alike(tmp_path: Path) -> None:

@@ -213,6 +213,7 @@ def _of_equal_cost(recipe: Recipe, stages: list[StageConfig], folder: Path) -> d
 
 
 def _tuning(study: Study, arm: Arm) -> StageConfig:
+    """The keys of ``[tune]``; with fewer steps the whole schedule is shorter, its warmup too."""
     return replace(
         study.tune,
         name=arm.stage,
@@ -221,4 +222,5 @@ def _tuning(study: Study, arm: Arm) -> StageConfig:
         pooling=arm.pooling,
         attention=arm.attention,
         steps=arm.steps,
+        warmup=round(study.tune.warmup * arm.steps / study.tune.steps),
     )

@@ -2,8 +2,9 @@
 
 Every seed's model answers the same queries, so scores stand in a table of seeds by queries. A resample draws seeds and,
 apart from them, queries, both with replacement (Owen 2007, "The pigeonhole bootstrap"); its value is the mean over the
-drawn rows and columns, and every set counts the same. The middle 95% of the values are the interval. It errs on the
-wide side, and with three seeds it cannot know much of how seeds differ: the by-seed values stand beside it.
+drawn rows and columns, and every set counts the same. The middle 95% of the values are the interval. Where
+queries differ more than seeds it errs on the wide side; where seeds differ more, an interval of three of them is too
+narrow (it reaches from the lowest to the highest): the by-seed values stand beside it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from diffembed.study.measure import study_command
 from diffembed.study.recipe import FAMILIES
 from diffembed.study.summary import samples_of, weights_of
 
-_ALWAYS = ("seed", "dtype", "contextual", "split")
+_ALWAYS = ("seed", "dtype", "contextual", "split", "queries", "documents")
 
 
 def write_results(found: Findings, folder: Path) -> None:
