@@ -29,10 +29,12 @@ def earlier(args: argparse.Namespace, packages: Sequence[str]) -> dict[str, Any]
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     now: dict[str, dict[str, Any]] = {"machine": machine(), "versions": versions((*PACKAGES, *packages))}
     for what, values in now.items():
-        # A package that is there in one run alone is that of a contender the other left out.
-        other = [name for name in values.keys() & found[what].keys() if values[name] != found[what][name]]
+        before: dict[str, Any] = found[what]
+        other = {name for name in values.keys() | before.keys() if values.get(name) != before.get(name)}
+        if what == "versions":  # a contender's package that one run alone has: the other run left it out
+            other -= (set(packages) - set(PACKAGES)) & (values.keys() ^ before.keys())
         if other:
-            said = ", ".join(f"{name} {found[what][name]}, now {values[name]}" for name in sorted(other))
+            said = ", ".join(f"{name} {before.get(name)}, now {values.get(name)}" for name in sorted(other))
             raise SystemExit(f"{path.name} has another {what} ({said}); run all parts, or use --name")
     return found
 
@@ -58,7 +60,9 @@ def joined(
         metrics |= own
         mark = f"{part}: measured by `"
         if own and part in kept and not any(note.startswith(mark) for note in said):
-            said.append(f"{mark}{before['command']}` at {before['commit']}, {before['date'][:10]}")
+            gone = before["versions"].keys() - versions(before["versions"]).keys()  # those of contenders
+            beside = "".join(f", {name} {before['versions'][name]}" for name in sorted(gone - {"python"}))
+            said.append(f"{mark}{before['command']}` at {before['commit']}, {before['date'][:10]}{beside}")
     if lost := sorted(set(new) - set(metrics)):
         raise ValueError(f"metrics of no part that was run: {', '.join(lost)}")
     return metrics, [*(note.replace("; ", ", ") for note in notes), *said]  # "; " stands between notes

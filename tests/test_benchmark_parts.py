@@ -77,10 +77,14 @@ def test_where_a_part_was_measured_is_noted_once(parts: ModuleType) -> None:
 
 def test_a_contender_that_one_run_alone_has_is_no_other_package(parts: ModuleType) -> None:
     written(parts, versions=parts.versions(parts.PACKAGES) | {"a-contender": "1.0"})
-    assert parts.earlier(arguments("small"), ["pytest"])["metrics"]["large.rate"] == 3.0
+    before = parts.earlier(arguments("small"), ["pytest", "a-contender"])
+    _, notes = parts.joined(PARTS, ["small"], {"small.rate": 5.0}, [], before)
+    assert notes[-1] == "large: measured by `python benchmarks/speed.py` at abc, 2026-01-02, a-contender 1.0"
+    with pytest.raises(SystemExit, match=r"another versions \(a-contender 1.0, now None\)"):
+        parts.earlier(arguments("small"), ["pytest"])
 
 
-@pytest.mark.parametrize("changed", [{"machine": {"cores": 64}}, {"versions": {"python": "3.9"}}])
+@pytest.mark.parametrize("changed", [{"machine": {"cores": 64}}, {"machine": {}}, {"versions": {"python": "3.9"}}])
 def test_other_machines_and_packages_are_not_mixed(parts: ModuleType, changed: dict[str, object]) -> None:
     written(parts, **changed)
     with pytest.raises(SystemExit, match=f"speed.json has another {next(iter(changed))}"):

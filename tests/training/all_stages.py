@@ -6,11 +6,13 @@ from pathlib import Path
 
 from tests.data.corpora import write_beir, write_examples, write_texts
 from tests.training.contrastive_rows import words
+from tests.training.recipe_parts import PAIRS_AND_SPANS, SHAPE
 from tests.training.test_contrastive_data import write_chunks
 
 from diffembed.data.examples import Grouped, Question
 
-RECIPE = """
+RECIPE = (
+    """
 [run]
 name = "all"
 output = "out"
@@ -20,18 +22,9 @@ threads = 1
 precision = "float32"
 log_every = 1
 save_seconds = 300.0
-[tokenizer]
-vocab_size = 300
-paths = ["texts.jsonl", "set"]
-[model]
-hidden_size = 32
-layers = 2
-heads = 2
-kv_heads = 1
-head_dim = 16
-intermediate_size = 48
-max_tokens = 128
-[[stage]]
+"""
+    + SHAPE
+    + """[[stage]]
 name = "base"
 kind = "causal"
 steps = 2
@@ -49,17 +42,9 @@ batch = 16
 lr = 1e-2
 warmup = 2
 dims = [16, 32]
-[[stage.source]]
-name = "judged"
-kind = "pairs"
-paths = ["set"]
-[[stage.source]]
-name = "spans"
-kind = "spans"
-paths = ["texts.jsonl"]
-query_tokens = 8
-document_tokens = 24
-[[stage]]
+"""
+    + PAIRS_AND_SPANS
+    + """[[stage]]
 name = "contextual"
 kind = "contextual"
 parent = "pairs"
@@ -132,6 +117,7 @@ sets = ["set"]
 contextual = ["chunks"]
 untrained = false
 """
+)
 
 
 def write_run(folder: Path) -> Path:

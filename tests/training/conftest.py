@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from tests.data.corpora import write_beir
+from tests.training.recipe_parts import PAIRS_AND_SPANS, SHAPE
 
-RECIPE = """
+RECIPE = (
+    """
 [run]
 name = "tiny"
 output = "out"
@@ -18,18 +20,9 @@ threads = 1
 precision = "float32"
 log_every = 1
 save_seconds = {save_seconds}
-[tokenizer]
-vocab_size = 300
-paths = ["texts.jsonl", "set"]
-[model]
-hidden_size = 32
-layers = 2
-heads = 2
-kv_heads = 1
-head_dim = 16
-intermediate_size = 48
-max_tokens = 128
-[[stage]]
+"""
+    + SHAPE
+    + """[[stage]]
 name = "base"
 kind = "causal"
 steps = 4
@@ -60,19 +53,12 @@ warmup = 2
 dims = [16, 32]
 lexical_start = true
 layer_lr = 0.1
-[[stage.source]]
-name = "judged"
-kind = "pairs"
-paths = ["set"]
-[[stage.source]]
-name = "spans"
-kind = "spans"
-paths = ["texts.jsonl"]
-query_tokens = 8
-document_tokens = 24
-[score]
+"""
+    + PAIRS_AND_SPANS
+    + """[score]
 sets = ["set"]
 """
+)
 
 
 def write_run(folder: Path, *, save_seconds: float = 300.0, diffusion_steps: int = 6, pair_steps: int = 8) -> Path:

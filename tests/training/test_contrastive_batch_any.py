@@ -15,9 +15,7 @@ from tests.training.contrastive_rows import TOKENIZER, batch_of, stage_of, token
 from diffembed.data.examples import Example, Grouped, Pair, Question, Triplet
 from diffembed.training.contrastive_batch import ContrastiveBatch
 
-PAIR, CONTEXTUAL = stage_of("pair"), stage_of("contextual")
-FREE, TRIPLET = stage_of("contextual", gold=False), stage_of("triplet", negatives=2)
-
+CONTEXTUAL, FREE = stage_of("contextual"), stage_of("contextual", gold=False)
 
 _texts = st.integers(0, 9).map(lambda i: words(i, i))
 _identifiers = st.sampled_from(["", "", "1", "2"])
