@@ -69,7 +69,7 @@ PARTS = {
     "100m_256": Part(256, 100_000_000, 1000, 12.0, ()),  # the rows stand on the disk once only
 }
 QUICK = {"100k_256": Part(256, 100_000, 200, 0.3, ("exact", "hamming", "faiss_ivf_pq", "faiss_ivf_rabitq"))}
-STEPS = ("build", "warm", "cold", "cap")
+STEPS = ("build", "set", "warm", "cold", "cap")  # `set` leaves the exact answers, so that `warm` need not count them
 COLD_QUERIES, CAP_QUERIES, EXACT_QUERIES, SWEEP_QUERIES = 100, 500, 20, 300
 
 
@@ -99,7 +99,7 @@ def main() -> None:
     known = {name.partition(".")[0] for name in before.get("metrics", {})}
     here = [name for name in parts if name in asked or name not in known]  # the others are as the result file has them
     for name in here:
-        for step in (*STEPS, "set", *PEERS):
+        for step in (*STEPS, *PEERS):
             kept = kept_file(args, name, step)
             if kept.is_file():
                 prefix = f"{name}.{step}." if step in ("set", *PEERS) else f"{name}."
@@ -127,7 +127,7 @@ def measure(name: str, part: Part, args: Any, notes: list[str]) -> bool:
 
     Steps need what those before them leave, so the first that fails ends the part. Peers do not need each other.
     """
-    for step in (*(STEPS if not args.no_cap else STEPS[:-1]), "set"):
+    for step in STEPS if not args.no_cap else STEPS[:-1]:
         if not run(args, name, step, notes):
             progress(f"{name}: what comes after {step} is not measured")
             return False
@@ -196,11 +196,14 @@ def of_peer(name: str, grown: Grown, part: Part, wanted: float) -> dict[str, flo
     for setting in peer.settings:
         found, taken = ask(peer, queries[:SWEEP_QUERIES], setting)
         points.append((float(np.median(taken)), recall(found, exact[:SWEEP_QUERIES]), setting))
-    enough = [point for point in points if point[1] >= wanted]
-    chosen = min(enough)[2] if enough else max(points, key=lambda point: point[1])[2]
+    enough = [point for point in sorted(points) if point[1] >= wanted]
+    for _, _, chosen in enough or [max(points, key=lambda point: point[1])]:
+        found, taken = ask(peer, queries, chosen)
+        reached = recall(found, exact)
+        if reached >= wanted:  # of all queries too
+            break
     figures |= {f"setting_{place}": value for place, value in enumerate(chosen)}
-    found, taken = ask(peer, queries, chosen)
-    figures |= {"recall_at_10": recall(found, exact), **percentiles(taken)}
+    figures |= {"recall_at_10": reached, **percentiles(taken)}
     figures["ram_mb"] = resident_mb() - before
     if hasattr(peer, "bytes"):
         figures["disk_mb"] = peer.bytes() / 1e6
