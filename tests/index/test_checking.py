@@ -97,8 +97,8 @@ def test_without_a_seal_no_hit_is_wrong(
         rows = index._rows_where({})
         assert rows is not None
         whole_texts = {chunk.id: (chunk.document.key, chunk.chunk.text) for chunk in index.chunks(rows.tolist())}
-    monkeypatch.setattr(seal, "check_seal", lambda *_: None)
-    monkeypatch.setattr("diffembed.index.reading.check_seal", lambda *_: None)
+    for user in ("reading", "store", "checking"):
+        monkeypatch.setattr(f"diffembed.index.{user}.check_seal", lambda *_: None)
     for path, at in places(small):
         whole = flipped(path, at)
         try:
@@ -107,8 +107,30 @@ def test_without_a_seal_no_hit_is_wrong(
             for hits in found[1:4]:
                 assert all((hit["key"], hit["text"]) == whole_texts[hit["chunk_id"]] for hit in hits)
         except IndexStoreError:
-            pass
+            assert verified(small), f"{path.name}, byte {at}"
+        else:
+            verified(small)
         restore(small, path, whole)
+
+
+def verified(folder: Path) -> bool:
+    """Whether a check names a problem, or cannot even begin."""
+    try:
+        return bool(Index.check(folder).problems)
+    except IndexStoreError:
+        return True
+
+
+def test_a_chunk_of_an_owner_that_is_no_number(small: Path, make_encoder: Callable[..., Any]) -> None:
+    """A flipped byte can turn an integer into text or nothing, which SQLite gives out all the same."""
+    db = sqlite3.connect(small / CATALOG_NAME)
+    db.execute("UPDATE chunks SET document = 'x' WHERE id % 2")
+    db.commit()
+    db.close()
+    (small / (CATALOG_NAME + "-seal")).unlink()
+    with pytest.raises(IndexStoreError, match="a row fails its checksum"):
+        answers(small, make_encoder(dims=DIMS))
+    assert verified(small)
 
 
 def restore(folder: Path, path: Path, whole: bytes) -> None:
@@ -179,6 +201,7 @@ def test_a_sound_index(small: Path) -> None:
         ("UPDATE segments SET rows = 7", "a row fails its checksum"),
         ("INSERT INTO lexical (lexical, rowid, form) VALUES ('delete', 1, 'owl 0 snow')", "the full-text index: "),
         ("UPDATE deleted SET segment = 77", "rows are deleted of segment 77"),
+        ("UPDATE deleted SET segment = CASE WHEN id % 2 THEN 'x' ELSE 77 END", "rows are deleted of segment x"),
     ],
 )
 def test_damage_to_the_catalog_is_named(small: Path, sql: str, said: str) -> None:

@@ -248,6 +248,8 @@ class Catalog:
             IndexStoreError: one of them is not there, so vectors and catalog do not belong together.
         """
         rows = self._by_id("chunks", CHUNK_COLUMNS, ids)
+        for row in rows.values():
+            checked(row)
         owners = self._by_id("documents", DOCUMENT_COLUMNS, sorted({row[1] for row in rows.values()}))
         documents = {id_: StoredDocument.of(row) for id_, row in owners.items()}
         if not rows.keys() >= set(ids) or not documents.keys() >= {row[1] for row in rows.values()}:

@@ -111,8 +111,8 @@ def _check_segments(
     ids = np.sort(np.concatenate(live))
     twice = np.unique(ids[1:][np.diff(ids) == 0])
     problems.say([f"row {id_} is live in two segments" for id_ in twice.tolist()])
-    strange = sorted({row[0] for row in catalog.query("SELECT segment FROM deleted")} - {s.id for s in listed})
-    problems.say([f"rows are deleted of segment {id_}, which is not there" for id_ in strange])
+    strange = {row[0] for row in catalog.query("SELECT segment FROM deleted")} - {s.id for s in listed}
+    problems.say([f"rows are deleted of segment {id_}, which is not there" for id_ in sorted(strange, key=repr)])
     return ids
 
 

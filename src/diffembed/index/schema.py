@@ -197,8 +197,7 @@ def chunk_row(id_: int, document: int, chunk: Chunk) -> tuple[Any, ...]:
 
 
 def stored_chunk(row: Sequence[Any], document: StoredDocument) -> StoredChunk:
-    """From ``CHUNK_COLUMNS``, checked."""
-    checked(row)
+    """From ``CHUNK_COLUMNS``, whose checksum the caller has compared."""
     id_, owner, start, end, line_start, line_end, text, _ = row
     if owner != document.id or not document.first_chunk <= id_ < document.first_chunk + document.chunks:
         raise sqlite3.DatabaseError("a chunk stands in another document than its own")
