@@ -201,14 +201,18 @@ def test_a_sound_index(small: Path) -> None:
         ("UPDATE segments SET rows = 7", "a row fails its checksum"),
         ("INSERT INTO lexical (lexical, rowid, form) VALUES ('delete', 1, 'owl 0 snow')", "the full-text index: "),
         ("UPDATE deleted SET segment = 77", "rows are deleted of segment 77"),
+        ("DROP INDEX documents_span", "the catalog: index documents_span is not as it was made"),
+        (
+            "DROP VIEW lexical_content; CREATE VIEW lexical_content AS SELECT id, text AS form FROM chunks",
+            "view lexical",
+        ),
         ("UPDATE deleted SET segment = CASE WHEN id % 2 THEN 'x' ELSE 77 END", "rows are deleted of segment x"),
     ],
 )
 def test_damage_to_the_catalog_is_named(small: Path, sql: str, said: str) -> None:
     db = sqlite3.connect(small / CATALOG_NAME)
     db.create_function("lexical_form", 1, lambda text: text)
-    db.execute(sql)
-    db.commit()
+    db.executescript(sql)
     db.close()
     (small / (CATALOG_NAME + "-seal")).unlink()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from diffembed.index.parts import SEGMENTS, live_mask, open_listed, open_sealed
 from diffembed.index.schema import (
     CHUNK_COLUMNS,
     DOCUMENT_COLUMNS,
+    SCHEMA,
     Settings,
     StoredDocument,
     StoredSegment,
@@ -72,14 +74,16 @@ class _Problems:
 def verify_index(catalog: Catalog, progress: Progress | None = None) -> CheckReport:
     """Compare everything.
 
-    Checks SQLite's structure and every row's checksum, the counts, the full-text index and the filters' table against
-    the texts and metadata, every byte of the segments, and that catalog and segments hold the same rows.
+    Checks SQLite's structure, that the tables are as they were made, every row's checksum, the counts, the full-text
+    index and the filters' table against the texts and metadata, every byte of the segments, and that catalog and
+    segments hold the same rows.
     """
     problems, settings = _Problems(), catalog.settings()
     sealed = read_seal(catalog.folder)
     with catalog.reading():
         problems.attempt("the catalog", lambda: check_seal(catalog, sealed))
         problems.say([f"the catalog: {row[0]}" for row in catalog.query("PRAGMA integrity_check") if row[0] != "ok"])
+        problems.attempt("the catalog", lambda: _check_tables(catalog, problems, settings))
         listed, (documents, rows) = catalog.segments(), catalog.counts()
         ids = _check_segments(catalog, problems, listed, settings, progress)
         if len(ids) != rows:
@@ -93,6 +97,16 @@ def verify_index(catalog: Catalog, progress: Progress | None = None) -> CheckRep
     elif not settings.vectors_only:
         notes.append("the full-text index was not compared: SQLite does that only where it can write")
     return CheckReport(tuple(problems.found), tuple(notes), documents, rows, len(listed))
+
+
+def _check_tables(catalog: Catalog, problems: _Problems, settings: Settings) -> None:
+    """Tables, indexes and views as an index is made with them; those that FTS5 makes itself are compared by it."""
+    own = "('lexical_data', 'lexical_idx', 'lexical_docsize', 'lexical_config')"
+    wanted = f"SELECT name, type, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT IN {own}"
+    with closing(sqlite3.connect(":memory:")) as made:
+        made.executescript(SCHEMA + ("" if settings.vectors_only else lexical.SCHEMA))
+        lacking = set(made.execute(wanted)) - set(catalog.query(wanted))
+    problems.say([f"the catalog: {kind} {name} is not as it was made" for name, kind, _ in sorted(lacking)])
 
 
 def _check_segments(
