@@ -64,10 +64,10 @@ class _Problems:
         self.found += texts[:_SHOWN] + ([f"... and {len(texts) - _SHOWN:,} more like it"] if texts[_SHOWN:] else [])
 
     def attempt(self, what: str, check: Callable[[], None]) -> None:
-        """Whatever a check raises is a problem."""
+        """Whatever a check raises is a problem; values of another type than was stored raise what they like."""
         try:
             check()
-        except (*SQLITE_ERRORS, DiffembedError) as error:
+        except (*SQLITE_ERRORS, DiffembedError, TypeError, ValueError, OverflowError) as error:
             self.found.append(str(error) if isinstance(error, DiffembedError) else f"{what}: {error}")
 
 
