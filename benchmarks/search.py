@@ -64,7 +64,7 @@ _LARGE = ("exact", "hamming", "faiss_ivf_pq", "faiss_ivf_rabitq")
 PARTS = {
     "1m_384": Part(384, 1_000_000, 2000, 0.3, _ALL),
     "1m_1024": Part(1024, 1_000_000, 2000, 0.6, _ALL),
-    "10m_384": Part(384, 10_000_000, 2000, 2.0, (*_LARGE, "lancedb")),
+    "10m_384": Part(384, 10_000_000, 2000, 2.0, (*_LARGE, "faiss_hnsw", "lancedb")),
     "10m_1024": Part(1024, 10_000_000, 1000, 4.0, _LARGE),
     "100m_256": Part(256, 100_000_000, 1000, 12.0, ()),  # the rows stand on the disk once only
 }
