@@ -20,7 +20,7 @@ from diffembed.index.coarse import unit_rows
 from diffembed.index.rescoring import rescored
 from diffembed.index.segments import Segment, open_segment, stream_segment
 
-TRAIN_VALUES = 100_000_000
+TRAIN_VALUES = 170_000_000  # forty rows for each list of a million x 1,024, as diffembed trains on
 GRAPH_ROWS = 2_000_000  # with more rows the lists are found by a graph: comparing all would take most of an hour
 PROBES = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 CANDIDATES = (20, 50, 100, 200, 400, 1000, 2000)

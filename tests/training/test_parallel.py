@@ -186,7 +186,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repo = worker.parents[2]
     ran = subprocess.run(
         [*command, *recipes, str(root)],
-        env={**os.environ, "PYTHONPATH": f"{repo / 'src'}{os.pathsep}{repo}", "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{repo / 'src'}{os.pathsep}{repo}",
+            "PYTHONFAULTHANDLER": "1",  # an abort in torch's threads says where each thread was
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
         timeout=540,
