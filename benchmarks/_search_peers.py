@@ -118,7 +118,7 @@ class Faiss(Rescored):
         np.savez(kept, centroids=self.ivf.quantizer.reconstruct_n(0, self.ivf.nlist), seconds=taken)
 
     def _others(self) -> list[Setting]:
-        return [(wide, c) for wide in (16, 32, 64, 128, 256, 512) for c in CANDIDATES if c <= max(wide, 20)]
+        return [(wide, c) for wide in (16, 32, 64, 128, 256, 512, 1024, 2048) for c in CANDIDATES if c <= max(wide, 20)]
 
     def named(self, query_D: Int8Rows, setting: Setting) -> IdArray:
         if self.ivf is not None:
