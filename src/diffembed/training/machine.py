@@ -10,6 +10,7 @@ import atexit
 import ctypes
 import os
 import platform
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from diffembed.models.backbone import require_attention
 from diffembed.training.configs import RunConfig
 
 PATIENCE = timedelta(hours=3)  # the others wait while rank 0 trains a tokenizer, scores or exports
+_LEAVE_SECONDS = 0.2  # much longer than a thread is kept waiting on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +168,14 @@ def _sharding(bf16: bool) -> FullyShardedDataParallelPlugin:
 
 
 def _leave() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    if not torch.distributed.is_initialized():
+        return
+    gloo = torch.distributed.get_backend() == "gloo"
+    torch.distributed.destroy_process_group()
+    if gloo:
+        # Torch's caches of shards keep the group, and so gloo's threads, alive. One that was paused between the end of
+        # the last exchange and letting go of its tensors aborts a process whose interpreter ends meanwhile.
+        time.sleep(_LEAVE_SECONDS)
 
 
 def probe_as_trained(model: PreTrainedModel, machine: Machine, *, causal: bool) -> None:
