@@ -32,7 +32,7 @@ _SAMPLE_VALUES = 1_000_000_000  # of int8 that centroids are trained on at most
 _SAMPLE_PER_LIST = 40  # with 6 a list, a search of ten million rows of 1,024 dims scanned seven times as many codes
 _CODE_SAMPLE = 1 << 16
 _JOINED_ROWS = 1 << 19
-_FINE_DIMS = 512  # up to this width codes of two bits for each dimension, above of one
+_FINE_DIMS = 1024  # up to this width codes of two bits for each dimension, above (not measured) of one
 _PART_MAGIC = b"DFMBPRT\0"
 
 
@@ -68,7 +68,7 @@ def lists_for(rows: int) -> int:
 def codes_for(dims: int) -> Codes:
     """The kind of codes for a width, as `benchmarks/index_sweep.py` decided; RaBitQ where a width cannot be divided.
 
-    >>> codes_for(256), codes_for(1024), codes_for(101)
+    >>> codes_for(1024), codes_for(2560), codes_for(101)
     ('pq2', 'pq4', 'rabitq')
     """
     each = 2 if dims <= _FINE_DIMS else 4
