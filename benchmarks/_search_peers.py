@@ -99,6 +99,8 @@ class Faiss(Rescored):
         self.index.train(sample)
         for _, rows, _ in self.rows.blocks(1 << 16):
             self.index.add(unit_rows(rows))
+        # of the lists; faiss hands out a base class that does not know it
+        self.graph = None if self.ivf is None else getattr(faiss.downcast_index(self.ivf.quantizer), "hnsw", None)
         self.settings = (
             [(p, c) for p in PROBES if p <= lists for c in CANDIDATES] if self.ivf is not None else self._others()
         )
@@ -123,9 +125,8 @@ class Faiss(Rescored):
     def named(self, query_D: Int8Rows, setting: Setting) -> IdArray:
         if self.ivf is not None:
             self.ivf.nprobe = setting[0]
-            quantizer = getattr(self.ivf.quantizer, "hnsw", None)
-            if quantizer is not None:
-                quantizer.efSearch = 2 * setting[0]
+            if self.graph is not None:
+                self.graph.efSearch = 2 * setting[0]
         else:
             self.index.hnsw.efSearch = max(setting)
         places = self.index.search(unit_rows(query_D[None]), setting[-1])[1][0]
