@@ -73,3 +73,10 @@ def test_import_brings_in_nothing_heavy() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENV)
     heavy = {"numpy", "torch", "transformers", "onnxruntime", "faiss", "pyarrow", "tokenizers", "rich", "typer"}
     assert heavy & set(ran.stdout.split()) == set()
+
+
+def test_onnxruntime_leaves_nothing_in_the_cache_folder(tmp_path: Path) -> None:
+    code = "from diffembed import Encoder; Encoder.load('default').encode_queries(['x'])"
+    homes = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", code], env={**ENV, **homes}, check=True, timeout=60)
+    assert list(tmp_path.rglob("*")) == []

@@ -10,6 +10,7 @@ in torch. Everything that is not listed in ``__all__`` may change without notice
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from diffembed.vectors.embeddings import Embeddings
 
 __version__ = "0.1.0"
+
+# onnxruntime's wheels leave a device id and a queue of events for its makers in the user's cache folder, unless this is
+# set before they are imported. A program that reads someone's files leaves neither; a value that is set stays.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {
     "Encoder": "diffembed.encoder",

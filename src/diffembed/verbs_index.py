@@ -92,12 +92,16 @@ def import_(
 ) -> None:
     """``diffembed index import``: ``options`` as of ``Index.import_parquet``, ``create`` of ``Index.create``."""
     from diffembed.index.catalog import Catalog
+    from diffembed.index.exchange import UNKNOWN, stated_fingerprint
 
     _require_files(files, "Parquet")
     if Catalog.exists(folder) and create is not None:
         raise InputError(f"{folder} is an index already; leave --dims, --model and --vectors-only out")
     if not Catalog.exists(folder) and create is None:
         raise InputError(f"{folder} is no index yet; say what to make: --dims N or --model M, perhaps --vectors-only")
+    if create is not None and create["model"] is None and create["dims"] is not None:
+        given = options["fingerprint"]
+        create = {**create, "fingerprint": stated_fingerprint(files) if given is None else given.replace(UNKNOWN, "")}
     with console.progress("importing") as tick, _opened(folder, create or {}) as opened:
         report = opened.import_parquet(files, progress=tick, **options)
     _tell_written(folder, report, as_json)

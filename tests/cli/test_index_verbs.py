@@ -86,8 +86,8 @@ def test_wrong_use(tickets: Path, notes: Path, tmp_path: Path) -> None:
     run("search", "x", notes, "--watch", "--every", "0").fails(2, "give a number above 0")
     run("index", "add", tickets, tmp_path / "no.jsonl").fails(2, "no such file")
     run("index", "import", tickets, tmp_path / "no.parquet").fails(2, "no such file")
-    run("index", "stats", notes).fails(4, "is not an index")
-    run("index", "verify", notes).fails(4, "is not an index")
+    run("index", "stats", notes).fails(2, "is not an index")
+    run("index", "verify", notes).fails(2, "is not an index")
     run("index", "compact").fails(2, "DIR", "--help")
     run("index", "compact", tickets, "--recall", "95").fails(2, "recall is 95", "up to 1")
     run("index", notes).fails(2, "--into", "index PATH --help")
@@ -218,3 +218,21 @@ def test_help_shows_both_forms() -> None:
     for word in ("--into", "--watch", "--json", "compact", "verify", "stats", "export", "import", "delete", "add"):
         assert word in shown
     assert "--into" in run("index", "PATH", "--help").stdout
+
+
+def test_an_import_keeps_the_model_that_the_files_name(tickets: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out.parquet"
+    assert run("index", "export", tickets, "--output", file, "--json").json["rows"] == 5
+    known = run("index", "stats", tickets, "--json").json["fingerprint"]
+    assert known
+    given: dict[str, tuple[str, ...]] = {
+        "": (),
+        known: ("--fingerprint", known),
+        "unknown": ("--fingerprint", "unknown"),
+    }
+    for name, option in given.items():
+        into = tmp_path / f"{name or 'stated'}.index"
+        assert run("index", "import", into, file, "--dims", "64", *option, "--json").json["added"] == 3
+        kept = run("index", "stats", into, "--json").json["fingerprint"]
+        assert kept == ("" if name == "unknown" else known)
+    assert keys("login", tmp_path / "stated.index") == keys("login", tickets)

@@ -306,7 +306,7 @@ def test_unusable_files_are_named(folder: Path, tmp_path: Path) -> None:
     fails(InputError, 'line 1 needs an "_id"', pairs, corpus=nameless)
     fails(InputError, "has no document with text", pairs, corpus=blank)
     fails(InputError, "the index is what is searched", pairs, corpus=corpus, index=folder)
-    fails(IndexStoreError, "is not an index", pairs, index=folder)
+    fails(InputError, "is not an index", pairs, index=folder)
     fails(ModelError, "nowhere", pairs, model=tmp_path / "nowhere")
     fails(ModelError, "nowhere", pairs, settings=MiningSettings(teacher=str(tmp_path / "nowhere")))
     with pytest.raises(InputError, match="no pairs to mine"):

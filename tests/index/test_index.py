@@ -177,7 +177,7 @@ def test_a_read_only_index_can_be_searched(index: Index, encoder: Any, monkeypat
 
 
 def test_not_an_index(tmp_path: Path) -> None:
-    with pytest.raises(IndexStoreError, match="is not an index; make one with: diffembed index PATH --into"):
+    with pytest.raises(InputError, match="is not an index; name one that was made with: diffembed index PATH --into"):
         Index.open(tmp_path)
 
 

@@ -96,6 +96,10 @@ class TextSearch:
         encoder: TextEncoder | str | None = None,
     ) -> list[list[Hit]]:
         """As :meth:`search`, for many queries in one state of the index, encoded together."""
+        if isinstance(queries, str):
+            raise InputError(f"queries is the string {queries[:40]!r}; give a list of them, or use search")
+        if wrong := [query for query in queries if not isinstance(query, str)]:
+            raise InputError(f"a query is {type(wrong[0]).__name__}; give strings")
         if not all(query.strip() for query in queries):
             raise InputError("the query is empty; say what to look for")
         request = Request(top, None, check_fusion(hybrid, weight), weight, group, exact, neighbours)

@@ -14,14 +14,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from diffembed.errors import IndexStoreError
+from diffembed.errors import IndexStoreError, InputError
 from diffembed.index import lexical
-from diffembed.index.connection import SQLITE_ERRORS, can_write, connect, errors_named, explained
+from diffembed.index.connection import SQLITE_ERRORS, can_write, connect, errors_named, explained, transaction
 from diffembed.index.schema import (
     APPLICATION_ID,
     CHUNK_COLUMNS,
@@ -51,11 +52,12 @@ IdArray = npt.NDArray[np.int64]
 
 
 class Catalog:
-    """An open catalog, for one thread at a time."""
+    """An open catalog. Threads that share it take turns: SQLite knows one transaction of a connection at a time."""
 
     def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
         self.folder = folder
         self._db = connection
+        self._turn = RLock()
         self._next: State | None = None  # what the transaction under way will leave
 
     @classmethod
@@ -89,11 +91,13 @@ class Catalog:
         """Open the catalog of an index.
 
         Raises:
-            IndexStoreError: there is none, it is damaged, or it is of another version.
+            InputError: there is none.
+            IndexStoreError: it is damaged, or of another version.
         """
         path = folder / CATALOG_NAME
         if not path.is_file():
-            raise IndexStoreError(f"{folder} is not an index; make one with: diffembed index PATH --into {folder}")
+            what = "is a file, not the folder of an index" if folder.is_file() else "is not an index"
+            raise InputError(f"{folder} {what}; name one that was made with: diffembed index PATH --into FOLDER")
         db: sqlite3.Connection | None = None
         try:
             db = connect(path)
@@ -120,34 +124,25 @@ class Catalog:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Several reads that see one state of the index."""
-        try:
-            self._db.execute("BEGIN")
+        with self._turn, transaction(self.folder, self._db, "BEGIN"):
             yield
-        except SQLITE_ERRORS as error:
-            raise explained(self.folder, error) from None
-        finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """One transaction; raises ``generation`` by one. Undone as a whole when the block raises."""
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._turn, transaction(self.folder, self._db, "BEGIN IMMEDIATE"):
             state = self.state()
             self._next = replace(state, generation=state.generation + 1)
-            yield
-            self._db.execute(
-                "UPDATE state SET id = ?, settings = ?, generation = ?, documents = ?, rows = ?, next_row = ?, crc = ?",
-                self._next.row(),
-            )
-            self._db.execute("COMMIT")
-        except SQLITE_ERRORS as error:
-            raise explained(self.folder, error) from None
-        finally:
-            self._next = None
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            try:
+                yield
+                self._db.execute(
+                    "UPDATE state SET id = ?, settings = ?, generation = ?, documents = ?, rows = ?, next_row = ?, "
+                    "crc = ?",
+                    self._next.row(),
+                )
+                self._db.execute("COMMIT")
+            finally:
+                self._next = None
 
     @property
     def path(self) -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar, cast
@@ -41,6 +42,8 @@ def errors_named(function: Callable[P, T]) -> Callable[P, T]:
 def explained(folder: Path, error: Exception) -> IndexStoreError:
     """SQLite's error as one of ours, with the folder and what to do."""
     text = str(error)
+    if "closed database" in text:
+        return IndexStoreError(f"{folder} was closed; open it again")
     if "locked" in text or "busy" in text:
         return IndexStoreError(f"{folder} is being written by another process; wait until it has ended")
     if "full" in text:
@@ -55,6 +58,24 @@ def explained(folder: Path, error: Exception) -> IndexStoreError:
     if "no such module: fts5" in text:
         return IndexStoreError("this Python's SQLite has no full-text search (FTS5); use a Python whose SQLite has it")
     return IndexStoreError(f"the catalog of {folder} is damaged ({text}); delete that folder and index the files again")
+
+
+@contextmanager
+def transaction(folder: Path, db: sqlite3.Connection, begin: str) -> Iterator[None]:
+    """A block between ``begin`` and ``COMMIT``, which is the block's to say; without it all is undone.
+
+    Raises:
+        IndexStoreError: what SQLite raised, named.
+    """
+    try:
+        db.execute(begin)
+        yield
+    except SQLITE_ERRORS as error:
+        raise explained(folder, error) from None
+    finally:
+        with suppress(sqlite3.ProgrammingError):  # closed
+            if db.in_transaction:
+                db.execute("ROLLBACK")
 
 
 def connect(path: Path, *, wal: bool = True) -> sqlite3.Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from diffembed.errors import IndexStoreError, InputError
 from diffembed.index.catalog import Catalog, IdArray
 from diffembed.index.compaction import MERGED_ROWS
 from diffembed.index.encoding import Progress
-from diffembed.index.incoming import vector_ids, vector_rows
+from diffembed.index.incoming import LocatedRecord, vector_ids, vector_rows
 from diffembed.index.merging import Merged
 from diffembed.index.records import WriteReport
 from diffembed.index.scan import Snapshot
@@ -29,7 +30,7 @@ UNKNOWN = "unknown"
 _BATCH_BYTES = 256 << 20
 _EXPORT_ROWS = 8192
 _TOLD = b"diffembed"  # key of the settings in the metadata of a Parquet file
-_OWN_COLUMNS = ("chunk", "start", "end", "line_start", "line_end")
+_PLACES = frozenset({"start", "end", "line_start", "line_end"})  # of a chunk: no metadata in files of ``export``
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +166,15 @@ class ParquetRows:
         self.settings = settings
         self.names = {"id": "id", "vector": "vector", "text": "text"} | dict(columns)
         self.files: list[tuple[Path, Any]] = []
+        self._places: frozenset[str] = _PLACES
         for path in files:
             try:
                 file = pq.ParquetFile(path)
             except (OSError, ValueError) as error:
                 raise InputError(f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}); check it") from None
             self.files.append((path, file))
+            if _TOLD not in (file.schema_arrow.metadata or {}):
+                self._places = frozenset()
             _check_model(path, file.schema_arrow.metadata or {}, settings, fingerprint)
             self._check_columns(path, file.schema_arrow)
         if settings.vectors_only:
@@ -263,9 +267,14 @@ class ParquetRows:
                 given = "no JSON"
         if given is not None and not isinstance(given, Mapping):
             raise InputError(f"{path}: metadata of id {row[self.names['id']]!r} is no object; give JSON or a struct")
-        ours = {*self.names.values(), *_OWN_COLUMNS, "kind", "metadata"}
-        others = {name: value for name, value in row.items() if name not in ours and value is not None}
+        ours = {*self.names.values(), "chunk", "kind", "metadata"} | self._places
+        others = {name: _plain(value) for name, value in row.items() if name not in ours and value is not None}
         return {**others, **(given or {})}
+
+
+def _plain(value: Any) -> Any:
+    """Times as text (ISO 8601), which sorts as they do; anything else as it is."""
+    return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
 
 
 def write_rows(folder: Path, rows: ParquetRows, progress: Progress | None = None) -> WriteReport:
@@ -287,9 +296,29 @@ def write_rows(folder: Path, rows: ParquetRows, progress: Progress | None = None
     return WriteReport(added=done - replaced, replaced=replaced, chunks=done, seconds=seconds)
 
 
+def stated_fingerprint(files: Sequence[Path]) -> str:
+    """Of the model that made the vectors, as the files say it; empty where they do not, or not all the same.
+
+    Raises:
+        InputError: a file that is no Parquet.
+    """
+    import pyarrow.parquet as pq
+
+    told = set()
+    for path in files:
+        try:
+            told.add(_stated(pq.read_schema(path).metadata or {}))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}); check it") from None
+    return told.pop() if len(told) == 1 else ""
+
+
+def _stated(metadata: Mapping[bytes, bytes]) -> str:
+    return str(json.loads(metadata[_TOLD]).get("fingerprint", "")) if _TOLD in metadata else ""
+
+
 def _check_model(path: Path, metadata: Mapping[bytes, bytes], settings: Settings, fingerprint: str | None) -> None:
-    told = json.loads(metadata[_TOLD]).get("fingerprint", "") if _TOLD in metadata else ""
-    made_by = fingerprint if fingerprint is not None else told
+    made_by = fingerprint if fingerprint is not None else _stated(metadata)
     if not settings.fingerprint or made_by in (UNKNOWN, settings.fingerprint):
         return
     if not made_by:
@@ -316,6 +345,6 @@ def jsonl_records(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
             inner = row.pop("metadata", None)
             if inner is not None and not isinstance(inner, dict):
                 raise InputError(f"{where} has metadata that is no object; give one, or leave it out")
-            record = {"id": row.pop("id", row.pop("_id", None))}
+            record = {"id": row.pop("id") if "id" in row else row.pop("_id", None)}
             record |= {name: row.pop(name) for name in own if name in row}
-            yield {**record, "metadata": {**row, **(inner or {})}}
+            yield LocatedRecord(where, {**record, "metadata": {**row, **(inner or {})}})

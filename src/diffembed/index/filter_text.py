@@ -150,9 +150,9 @@ class _Parser:
 
     def _value(self) -> Scalar:
         token = self._next()
-        if token.kind == "word" and token.text in _CONSTANTS:
+        if token.kind == "word" and token.text.lower() in _CONSTANTS:
             self.place += 1
-            return _CONSTANTS[token.text]
+            return _CONSTANTS[token.text.lower()]
         if token.kind == "word" and _NUMBER.fullmatch(token.text):
             self.place += 1
             return float(token.text) if re.search(r"[.eE]", token.text) else int(token.text)

@@ -16,7 +16,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -260,14 +260,28 @@ def _facts_sql(tree: Compare | OneOf | Prefix, field: str) -> tuple[str, list[An
 
 
 def _built_in_sql(tree: Compare | OneOf | Prefix) -> tuple[str, list[Any]]:
-    """``path`` and ``kind`` and ``key`` are strings; a path that is not absolute counts from the current folder."""
+    """``path`` and ``kind`` and ``key`` are strings; a path that is not absolute counts from the current folder.
+
+    An integer stands for the key of its digits, as where records are written and deleted.
+    """
     if tree.field == "path":
         tree = absolute_paths(tree)
+    elif tree.field == "key":
+        tree = _digits(tree)
     found = _by_type(tree, "d.kind" if tree.field == "kind" else "d.key")
     if not found or found[0][0] != "s" or len(found) > 1:
-        raise InputError(f"{tree.field} is a string; compare it with strings")
+        raise InputError(f"{tree.field} is a string; compare it with strings, in quotes if they look like a number")
     _, text, values = found[0]
     return f"({text}{' AND d.is_file' if tree.field == 'path' else ''})", values
+
+
+def _digits(tree: Compare | OneOf | Prefix) -> Compare | OneOf | Prefix:
+    def of(value: Scalar) -> Scalar:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    if isinstance(tree, Compare) and tree.op == "=":
+        return replace(tree, value=of(tree.value))
+    return replace(tree, values=tuple(map(of, tree.values))) if isinstance(tree, OneOf) else tree
 
 
 def _by_type(tree: Compare | OneOf | Prefix, column: str) -> list[tuple[str, str, list[Any]]]:

@@ -125,6 +125,8 @@ def search_paths(
     if where is not None:
         parse_filter(where)  # before a model is loaded and files are read
     roots = resolve_roots(paths)
+    if len(roots) > 1 and (found := [root for root in roots if Catalog.exists(root)]):
+        raise InputError(f"{found[0]} is an index; search it alone, or name the files it was made from")
     encoder = load_encoder(model) if isinstance(model, str) else model
     report = RefreshReport()
     if len(roots) == 1 and Catalog.exists(roots[0]):

@@ -63,7 +63,7 @@ def check_fusion(hybrid: str | bool, weight: float) -> Fusion | None:
     Raises:
         InputError: another word than those, or a weight that is no share.
     """
-    if hybrid not in (True, False, *FUSIONS):
+    if not isinstance(hybrid, bool | str) or hybrid not in (True, False, *FUSIONS):
         raise InputError(f"hybrid is {hybrid!r}; choose one of {', '.join(FUSIONS)}, True for the first, or False")
     if not 0 <= weight <= 1:
         raise InputError(f"weight is {weight}; give the share of the cosine, from 0 to 1")

@@ -33,7 +33,7 @@ def vector_rows(vectors: npt.ArrayLike, dims: int | None, what: str) -> Int8Rows
 
     int8 stays as it is. A floating-point vector whose values are all multiples of 1/127 from -1 to 1 (what ``encode``
     gives for int8-trained models after rounding) becomes those multiples; any other is stretched until its largest
-    value is 127, which keeps its cosines.
+    value is 127, which keeps its cosines. A vector of zeros stays one: its cosine to anything counts as 0.
 
     Args:
         vectors: two-dimensional, int8 or floating point.
@@ -48,7 +48,10 @@ def vector_rows(vectors: npt.ArrayLike, dims: int | None, what: str) -> Int8Rows
     >>> vector_rows(np.array([[64, -127]]) / 127, 2, "rows").tolist()
     [[64, -127]]
     """
-    rows_ND = np.asarray(vectors)
+    try:
+        rows_ND = np.asarray(vectors)
+    except ValueError:
+        raise InputError(f"{what} are of different widths; give [rows, dims]") from None
     if rows_ND.ndim != 2 or rows_ND.shape[1] == 0 or dims not in (None, rows_ND.shape[1]):
         wanted = "any" if dims is None else dims
         raise InputError(f"{what} have the shape {list(rows_ND.shape)}; give [rows, {wanted} dims]")
@@ -74,6 +77,7 @@ def _from_floats(rows_ND: npt.NDArray[Any], first: int, what: str) -> Int8Rows:
     whole = np.rint(scaled)
     # Row by row, so that a row becomes the same whatever others come with it.
     integers_N = ((np.abs(scaled - whole) < _STEP) & (np.abs(whole) <= INT8_SCALE)).all(axis=1)
+    integers_N &= whole.any(axis=1)  # values that are all below the step are small, not 0
     int8_ND = scaled_int8(floats_ND)
     int8_ND[integers_N] = whole[integers_N]
     return int8_ND
@@ -92,7 +96,8 @@ def vector_ids(ids: npt.ArrayLike, count: int) -> IdArray:
         raise InputError(f"ids are {given.dtype}; an index of vectors only takes integers (int64)")
     ids_N = given.astype(np.int64)
     if count and (ids_N.min() < 0 or (ids_N != given).any()):
-        raise InputError(f"id {given.min() if ids_N.min() < 0 else given.max()} is out of range; give 0 to 2**63 - 1")
+        wrong = given[(ids_N < 0) | (ids_N != given)][0]
+        raise InputError(f"id {wrong} is out of range; give 0 to 2**63 - 1")
     ordered = np.sort(ids_N)
     twice = ordered[1:][np.diff(ordered) == 0]
     if len(twice):
@@ -128,16 +133,35 @@ class Record:
         return found
 
 
+class LocatedRecord(dict[str, Any]):
+    """A record that was read from a file, and where it stands there, for errors."""
+
+    def __init__(self, where: str, record: Mapping[str, Any]) -> None:
+        super().__init__(record)
+        self.where = where
+
+
 def read_record(given: object, settings: Settings) -> Record:
     """A record as the caller gave it, checked.
 
     Raises:
-        InputError: the message names the record and what is wrong with it.
+        InputError: the message names the record and what is wrong with it, and for a ``LocatedRecord`` where it stands.
     """
+    try:
+        return _read_record(given, settings)
+    except InputError as error:
+        if isinstance(given, LocatedRecord):
+            raise InputError(f"{given.where}: {error}") from None
+        raise
+
+
+def _read_record(given: object, settings: Settings) -> Record:
     if not isinstance(given, Mapping):
         raise InputError(f"a record is {type(given).__name__}, not an object; give one with {', '.join(_KEYS)}")
     key = given.get("id")
-    if isinstance(key, bool) or not isinstance(key, str | int) or key == "":
+    if isinstance(key, np.integer):
+        key = int(key)
+    if isinstance(key, bool) or not isinstance(key, str | int) or not str(key).strip():
         raise InputError(f"a record has the id {key!r}; give a string that is not empty, or an integer")
     name = f"record {key!r}"
     unknown = sorted(set(given) - set(_KEYS), key=str)

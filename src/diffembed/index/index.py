@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 class Index(IndexReader):
     """An open index. Make one with :meth:`build` or :meth:`create`, open one with :meth:`open`.
 
-    Reading never waits for a writer. Every search sees one state of the index, the newest committed one. An object is
-    for one thread at a time; several processes may read while one writes.
+    Reading never waits for a writer. Every search sees one state of the index, the newest committed one. Threads may
+    share an object and take turns; for searches at the same time open one for each, or use several processes.
 
     Attributes:
         path: the folder.

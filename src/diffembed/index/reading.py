@@ -49,7 +49,8 @@ class IndexReader(TextSearch):
         """Open an index and check it.
 
         Raises:
-            IndexStoreError: not an index, damaged, or of another version.
+            InputError: not an index.
+            IndexStoreError: damaged, or of another version.
         """
         folder = Path(path).resolve()
         catalog = Catalog.open(folder)

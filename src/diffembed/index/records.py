@@ -266,10 +266,7 @@ def integer_id(id_: str | int) -> int:
     Raises:
         InputError: not an integer from 0 to 2**63 - 1.
     """
-    try:
-        number = int(id_)
-    except ValueError:
-        number = -1
+    number = int(id_) if not isinstance(id_, str) or (id_.isascii() and id_.isdigit()) else -1
     if not 0 <= number < 2**63:
         raise InputError(f"{id_!r} is no id of an index of vectors only; give integers from 0 to 2**63 - 1")
     return number

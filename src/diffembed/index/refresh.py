@@ -177,8 +177,10 @@ def settings_for(
         InputError: settings that do not go together.
     """
     if model is None and dims is not None:
-        if dims < 1:
-            raise InputError(f"dims is {dims}; give the width of the vectors")
+        if isinstance(dims, bool) or not isinstance(dims, int) or dims < 1:
+            raise InputError(f"dims is {dims!r}; give the width of the vectors, a whole number")
+        if chunk_tokens is not None or chunking is not None:
+            raise InputError("chunk_tokens and chunking are for an index whose model cuts texts; leave them out")
         return Settings("", fingerprint, dims, contextual=False, chunk_tokens=0, vectors_only=vectors_only), None
     given = model or "default"
     encoder = load_encoder(given) if isinstance(given, str) else given

@@ -49,6 +49,9 @@ class Request:
 
     def check(self) -> None:
         """Raise ``InputError`` for numbers that make no sense."""
+        for name, number in (("top", self.top), ("neighbours", self.neighbours)):
+            if isinstance(number, bool) or not isinstance(number, int | np.integer):
+                raise InputError(f"{name} is {number!r}; give a whole number")
         if self.top < 1:
             raise InputError(f"top is {self.top}; ask for at least 1 result")
         if self.neighbours < 0:
@@ -118,7 +121,7 @@ def _ranking(
 ) -> list[_Scored]:
     if request.fusion is None:
         return [_Scored(i, cosine, cosine, None) for i, cosine in _dense(snapshot, query_D, many, request).items()]
-    deep = depth(many)
+    deep = min(depth(many), max(1, snapshot.rows))
     dense = _dense(snapshot, query_D, deep, request)
     words = dict(catalog.lexical(text, deep, request.allowed))
     together = np.array(sorted(dense.keys() | words.keys()), np.int64)

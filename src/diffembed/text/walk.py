@@ -46,7 +46,7 @@ class Excluded(Skipped):
 
 
 def resolve_roots(paths: Sequence[str | Path]) -> list[Path]:
-    """Absolute paths, each once, a path inside another one left to that one.
+    """Absolute paths, each once, a path inside another one left to that one. A single path stands for a list of one.
 
     Raises:
         InputError: none given, or one that does not exist or is neither a file nor a folder.
@@ -54,6 +54,8 @@ def resolve_roots(paths: Sequence[str | Path]) -> list[Path]:
     >>> resolve_roots(["/usr/lib", "/usr/lib/../lib", "/usr"])
     [PosixPath('/usr')]
     """
+    if isinstance(paths, str | Path):
+        paths = [paths]
     if not paths:
         raise InputError("no path given: name at least one file or folder to read")
     roots: set[Path] = set()
