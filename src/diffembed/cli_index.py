@@ -6,6 +6,7 @@ there. A first word that is a verb is taken as one unless ``--into`` is given.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,6 +48,10 @@ class IndexGroup(TyperGroup):
         into = any(arg == "--into" or arg.startswith("--into=") for arg in args)
         if args and (args[0] in ("--help", "-h") or (args[0] in self.commands and not into)):
             return super().parse_args(ctx, args)
+        if args and not into and not args[0].startswith("-") and not Path(args[0]).exists():
+            verbs = [name for name in self.commands if name != _FILES]
+            if close := get_close_matches(args[0], verbs, 1):
+                ctx.fail(f"there is no verb and no file called {args[0]!r}; did you mean {close[0]!r}?")
         return super().parse_args(ctx, [_FILES, *args])
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:

@@ -89,6 +89,8 @@ def test_wrong_use(tickets: Path, notes: Path, tmp_path: Path) -> None:
     run("index", "stats", notes).fails(2, "is not an index")
     run("index", "verify", notes).fails(2, "is not an index")
     run("index", "compact").fails(2, "DIR", "--help")
+    run("index", "verfy", tickets).fails(2, "there is no verb and no file called 'verfy'; did you mean 'verify'?")
+    run("index", "compact", tickets, "--questions", "nothere.txt").fails(2, "nothere.txt: no such file; check the path")
     run("index", "compact", tickets, "--recall", "95").fails(2, "recall is 95", "up to 1")
     run("index", notes).fails(2, "--into", "index PATH --help")
     run("index").fails(2, "PATH")

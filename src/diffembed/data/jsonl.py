@@ -51,6 +51,8 @@ def raw_lines(path: Path, offset: int = 0, number: int = 0) -> Iterator[tuple[in
                 offset += len(line)
                 number += 1
                 yield number, offset, line
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path") from None
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read after line {number}: {error}; is the file whole?") from error
 
