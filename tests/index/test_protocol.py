@@ -215,7 +215,7 @@ def test_filters_as_sentences_and_by_kind(index: SearchIndex) -> None:
         ({"weight": 2}, "weight is 2"),
         ({"where": {"a": [1]}}, "field 'a' of the filter has a list"),
         ({"where": "a ="}, "the filter"),
-        ({"where": {"key": 7}}, "key is a string; compare it with strings"),
+        ({"where": {"key": {"gt": 7}}}, "key is a string; compare it with strings"),
         ({"where": {"kind": {"in": ["code", None]}}}, "kind is a string; compare it with strings"),
     ],
     ids=str,

@@ -16,7 +16,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -180,18 +180,25 @@ def condition(field: str, op: str, value: object) -> Filter:
             raise InputError(f"'in' of field {field!r} has {_shown(value)}; give a list of values")
         if len(value) > MAX_VALUES:
             raise InputError(f"'in' of field {field!r} has {len(value)} values, at most {MAX_VALUES} are allowed")
-        return OneOf(field, tuple(_scalar(field, item) for item in value))
+        return OneOf(field, tuple(_equal(field, item) for item in value))
     if op == "prefix":
         if not isinstance(value, str):
             raise InputError(f"'prefix' of field {field!r} has {_shown(value)}; give a string")
         require_unicode(f"'prefix' of field {field!r}", value)
         return Prefix(field, value)
-    scalar = _scalar(field, value)
+    scalar = _equal(field, value) if op in ("eq", "ne") else _scalar(field, value)
     if op == "ne":
         return Negation(Compare(field, "=", scalar))
     if op != "eq" and (scalar is None or isinstance(scalar, bool)):
         raise InputError(f"{op!r} of field {field!r} has {_shown(value)}; an order needs a number or a string")
     return Compare(field, _COMPARISONS[op], scalar)
+
+
+def _equal(field: str, value: object) -> Scalar:
+    """What a field has to be. An integer names the key of its digits, as where records are written and deleted."""
+    scalar = _scalar(field, value)
+    whole = isinstance(scalar, int) and not isinstance(scalar, bool)
+    return str(scalar) if field == "key" and whole else scalar
 
 
 def _scalar(field: str, value: object) -> Scalar:
@@ -260,28 +267,14 @@ def _facts_sql(tree: Compare | OneOf | Prefix, field: str) -> tuple[str, list[An
 
 
 def _built_in_sql(tree: Compare | OneOf | Prefix) -> tuple[str, list[Any]]:
-    """``path`` and ``kind`` and ``key`` are strings; a path that is not absolute counts from the current folder.
-
-    An integer stands for the key of its digits, as where records are written and deleted.
-    """
+    """``path`` and ``kind`` and ``key`` are strings; a path that is not absolute counts from the current folder."""
     if tree.field == "path":
         tree = absolute_paths(tree)
-    elif tree.field == "key":
-        tree = _digits(tree)
     found = _by_type(tree, "d.kind" if tree.field == "kind" else "d.key")
     if not found or found[0][0] != "s" or len(found) > 1:
-        raise InputError(f"{tree.field} is a string; compare it with strings, in quotes if they look like a number")
+        raise InputError(f"{tree.field} is a string; compare it with strings")
     _, text, values = found[0]
     return f"({text}{' AND d.is_file' if tree.field == 'path' else ''})", values
-
-
-def _digits(tree: Compare | OneOf | Prefix) -> Compare | OneOf | Prefix:
-    def of(value: Scalar) -> Scalar:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    if isinstance(tree, Compare) and tree.op == "=":
-        return replace(tree, value=of(tree.value))
-    return replace(tree, values=tuple(map(of, tree.values))) if isinstance(tree, OneOf) else tree
 
 
 def _by_type(tree: Compare | OneOf | Prefix, column: str) -> list[tuple[str, str, list[Any]]]:
