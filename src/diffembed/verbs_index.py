@@ -40,10 +40,22 @@ def search(
                 _remark_refresh(report.refresh)
                 console.show_hits(report.hits)
                 if not report.hits:
-                    console.remark(
-                        "no hits: nothing passes the filter" if options["where"] else "no hits: no text there"
-                    )
+                    console.remark(_why_nothing(report.index, options["where"]))
             sys.stdout.flush()
+
+
+def _why_nothing(folder: Path, where: str | None) -> str:
+    from diffembed.index import Index
+    from diffembed.index.filters import fields_of
+
+    if not where:
+        return "no hits: no text there"
+    with Index.open(folder) as opened:
+        known = opened.stats().fields
+    unknown = sorted(fields_of(where) - known.keys())
+    there = f"fields there are: {', '.join(known)}" if known else "there is no metadata"
+    more = f"; no document has the field {unknown[0]!r} ({there})" if unknown else ""
+    return f"no hits: nothing passes the filter{more}"
 
 
 def _searches(query: str, paths: Sequence[Path], watch: float | None, **options: Any) -> Iterator[SearchReport]:

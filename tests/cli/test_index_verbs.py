@@ -71,6 +71,8 @@ def test_search_with_every_option(tickets: Path) -> None:
     assert shown.startswith("1. 2  0.")
     nothing = run("search", "printer", tickets, "--where", "team = nobody")
     assert (nothing.stdout, nothing.stderr) == ("", "no hits: nothing passes the filter\n")
+    misspelt = run("search", "printer", tickets, "--where", "tema = hardware and kind = prose")
+    assert "no document has the field 'tema' (fields there are: team, year)" in misspelt.stderr
 
 
 def test_a_filter_on_files(notes: Path) -> None:

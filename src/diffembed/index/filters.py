@@ -134,6 +134,16 @@ def _depth(tree: Filter) -> int:
     return 1 + _depth(tree.part) if isinstance(tree, Negation) else 0
 
 
+def fields_of(where: Where) -> set[str]:
+    """Names of the fields of the metadata that a filter asks for.
+
+    >>> sorted(fields_of("key = a and not metadata.kind = x or year > 2020"))
+    ['kind', 'year']
+    """
+    nodes = [node for node in _nodes(parse_filter(where)) if isinstance(node, Compare | OneOf | Prefix)]
+    return {node.field.removeprefix("metadata.") for node in nodes if node.field not in BUILT_IN}
+
+
 def _nodes(tree: Filter) -> Iterator[Filter]:
     yield tree
     for part in tree.parts if isinstance(tree, AllOf | AnyOf) else [tree.part] if isinstance(tree, Negation) else []:
