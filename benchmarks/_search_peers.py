@@ -34,7 +34,7 @@ class Peer(Protocol):
     """
 
     settings: list[Setting]
-    earlier_seconds: float
+    earlier_seconds: float = 0.0
 
     def build(self, grown: Grown, folder: Path) -> None: ...
     def search(self, query_D: Int8Rows, setting: Setting) -> IdArray: ...
@@ -54,11 +54,9 @@ def rows_path(grown: Grown, folder: Path) -> Path:
     return folder / f"rows-{grown.dims}-{grown.rows}-{grown.real}.seg"
 
 
-class Rescored:
+class Rescored(Peer):
     """A coarse engine whose candidates are rescored by true cosine; a setting ends with how many."""
 
-    settings: list[Setting]
-    earlier_seconds = 0.0
     rows: Segment
 
     def build(self, grown: Grown, folder: Path) -> None:
@@ -174,10 +172,8 @@ class Binary(Rescored):
         return np.packbits(rows_ND >= 0, axis=1, bitorder="little")
 
 
-class Exact:
+class Exact(Peer):
     """Every row, by true cosine (``Snapshot.search(exact=True)``)."""
-
-    earlier_seconds = 0.0
 
     def __init__(self) -> None:
         self.settings: list[Setting] = [()]
@@ -191,10 +187,8 @@ class Exact:
         return self.snapshot.search(query_D[None], 10, exact=True)[0][0]
 
 
-class USearch:
+class USearch(Peer):
     """usearch's HNSW over int8 rows with cosine."""
-
-    earlier_seconds = 0.0
 
     def __init__(self) -> None:
         self.settings: list[Setting] = [(wide,) for wide in (16, 32, 64, 128, 256, 512, 1024)]
@@ -214,10 +208,8 @@ class USearch:
         return int(self.index.serialized_length)
 
 
-class Lance:
+class Lance(Peer):
     """LanceDB: float16 column (it refuses int8 ones), IVF_RQ with its default bits, refined on the full vectors."""
-
-    earlier_seconds = 0.0
 
     def build(self, grown: Grown, folder: Path) -> None:
         import lancedb

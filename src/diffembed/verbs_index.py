@@ -112,8 +112,8 @@ def import_(
     if not Catalog.exists(folder) and create is None:
         raise InputError(f"{folder} is no index yet; say what to make: --dims N or --model M, perhaps --vectors-only")
     if create is not None and create["model"] is None and create["dims"] is not None:
-        given = options["fingerprint"]
-        create = {**create, "fingerprint": stated_fingerprint(files) if given is None else given.replace(UNKNOWN, "")}
+        given = stated_fingerprint(files) if options["fingerprint"] is None else options["fingerprint"]
+        create = {**create, "fingerprint": "" if given == UNKNOWN else given}
     with console.progress("importing") as tick, _opened(folder, create or {}) as opened:
         report = opened.import_parquet(files, progress=tick, **options)
     _tell_written(folder, report, as_json)

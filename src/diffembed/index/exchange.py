@@ -159,22 +159,14 @@ class ParquetRows:
     def __init__(
         self, files: Sequence[Path], settings: Settings, fingerprint: str | None, columns: Mapping[str, str]
     ) -> None:
-        import pyarrow.parquet as pq
-
         if not files:
             raise InputError("no Parquet file given; name at least one")
         self.settings = settings
         self.names = {"id": "id", "vector": "vector", "text": "text"} | dict(columns)
         self.files: list[tuple[Path, Any]] = []
-        self._places: frozenset[str] = _PLACES
         for path in files:
-            try:
-                file = pq.ParquetFile(path)
-            except (OSError, ValueError) as error:
-                raise InputError(f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}); check it") from None
+            file = _open_parquet(path)
             self.files.append((path, file))
-            if _TOLD not in (file.schema_arrow.metadata or {}):
-                self._places = frozenset()
             _check_model(path, file.schema_arrow.metadata or {}, settings, fingerprint)
             self._check_columns(path, file.schema_arrow)
         if settings.vectors_only:
@@ -253,12 +245,12 @@ class ParquetRows:
                     "chunks": [row[self.names["text"]]],
                     "vectors": [vector],
                     "kind": row.get("kind") or "prose",
-                    "metadata": self._metadata(path, row),
+                    "metadata": self._metadata(path, row, _TOLD in (batch.schema.metadata or {})),
                 }
         if waiting is not None:
             yield waiting
 
-    def _metadata(self, path: Path, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _metadata(self, path: Path, row: Mapping[str, Any], exported: bool) -> Mapping[str, Any]:
         given = row.get("metadata")
         if isinstance(given, str):
             try:
@@ -267,7 +259,7 @@ class ParquetRows:
                 given = "no JSON"
         if given is not None and not isinstance(given, Mapping):
             raise InputError(f"{path}: metadata of id {row[self.names['id']]!r} is no object; give JSON or a struct")
-        ours = {*self.names.values(), "chunk", "kind", "metadata"} | self._places
+        ours = {*self.names.values(), "chunk", "kind", "metadata", *(_PLACES if exported else ())}
         others = {name: _plain(value) for name, value in row.items() if name not in ours and value is not None}
         return {**others, **(given or {})}
 
@@ -296,20 +288,22 @@ def write_rows(folder: Path, rows: ParquetRows, progress: Progress | None = None
     return WriteReport(added=done - replaced, replaced=replaced, chunks=done, seconds=seconds)
 
 
+def _open_parquet(path: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}); check it") from None
+
+
 def stated_fingerprint(files: Sequence[Path]) -> str:
     """Of the model that made the vectors, as the files say it; empty where they do not, or not all the same.
 
     Raises:
         InputError: a file that is no Parquet.
     """
-    import pyarrow.parquet as pq
-
-    told = set()
-    for path in files:
-        try:
-            told.add(_stated(pq.read_schema(path).metadata or {}))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}); check it") from None
+    told = {_stated(_open_parquet(path).schema_arrow.metadata or {}) for path in files}
     return told.pop() if len(told) == 1 else ""
 
 

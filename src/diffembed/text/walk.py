@@ -45,7 +45,7 @@ class Excluded(Skipped):
     __slots__ = ()
 
 
-def resolve_roots(paths: Sequence[str | Path]) -> list[Path]:
+def resolve_roots(paths: Sequence[str | Path] | str | Path) -> list[Path]:
     """Absolute paths, each once, a path inside another one left to that one. A single path stands for a list of one.
 
     Raises:
