@@ -35,6 +35,8 @@ LAYERS = [
         "doctor",
         "verbs",
         "verbs_index",
+        "verbs_records",
+        "cli_records",
         "verbs_cluster",
         "verbs_evaluate",
         "verbs_benchmark",
@@ -83,6 +85,8 @@ TORCH_FREE = [
 TORCH_FREE += [
     "verbs.py",
     "verbs_index.py",
+    "verbs_records.py",
+    "cli_records.py",
     "verbs_cluster.py",
     "verbs_evaluate.py",
     "verbs_benchmark.py",

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from diffembed.cli_index import IndexArgument, WhereOption
-from diffembed.cli_options import JsonOption
+from diffembed.cli_options import IndexArgument, JsonOption, MinScoreOption, OffsetOption, WhereOption
 from diffembed.errors import InputError
 
 
@@ -146,6 +145,8 @@ def search(
     url: UrlArgument,
     collection: CollectionOption,
     top: Annotated[int, typer.Option("--top", "-k", min=1, metavar="K", help="How many chunks to print.")] = 10,
+    offset: OffsetOption = 0,
+    min_score: MinScoreOption = None,
     where: WhereOption = None,
     hybrid: Annotated[bool, typer.Option("--hybrid", help="Take the words of the query into account too.")] = False,
     group: Annotated[bool, typer.Option("--group", help="Only the best chunk of each document.")] = False,
@@ -165,7 +166,8 @@ def search(
     """
     from diffembed import verbs_cluster
 
-    options = {"top": top, "where": where, "hybrid": hybrid, "group": group, "neighbours": neighbours, "exact": exact}
+    options: dict[str, Any] = {"top": top, "offset": offset, "min_score": min_score, "where": where}
+    options |= {"hybrid": hybrid, "group": group, "neighbours": neighbours, "exact": exact}
     verbs_cluster.search(query, url, collection, options, shard_key=shard_key, timeout=timeout, as_json=as_json)
 
 

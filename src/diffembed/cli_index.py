@@ -1,4 +1,5 @@
-"""Searching and indexes on the command line: options and help; ``verbs_index.py`` does what they say.
+"""Searching and indexes on the command line: options and help; ``verbs_index.py`` does what they say, and
+``cli_records.py`` has the verbs of what an index holds.
 
 ``diffembed index PATH... --into DIR`` indexes files; ``diffembed index VERB DIR`` does something with an index that is
 there. A first word that is a verb is taken as one unless ``--into`` is given.
@@ -14,23 +15,23 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from diffembed.cli_options import ChunkingOption, JsonOption, ModelOption
+from diffembed import cli_records
+from diffembed.cli_options import (
+    ChunkingOption,
+    IndexArgument,
+    JsonOption,
+    MinScoreOption,
+    ModelOption,
+    OffsetOption,
+    WhereOption,
+)
 
 _FILES = "PATH"
 
-WhereOption = Annotated[
-    str | None,
-    typer.Option(
-        "--where",
-        metavar="FILTER",
-        help="Only documents that pass, e.g. 'kind = code and path prefix src/'; docs/index.md has the language.",
-    ),
-]
 WatchOption = Annotated[bool, typer.Option("--watch", help="Go on, and look again when files have changed.")]
 IntervalOption = Annotated[
     float, typer.Option("--every", metavar="SECONDS", help="With --watch: how long to wait between two looks.")
 ]
-IndexArgument = Annotated[Path, typer.Argument(metavar="DIR", help="An index folder.", show_default=False)]
 
 
 class FusionChoice(StrEnum):
@@ -71,13 +72,18 @@ index_app = typer.Typer(cls=IndexGroup, rich_markup_mode=None, pretty_exceptions
 
 def search(
     query: Annotated[
-        str, typer.Argument(metavar="QUERY", help="What to look for, in your own words.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="QUERY", help="What to look for, in your own words; - for stdin, one a line.", show_default=False
+        ),
     ],
     paths: Annotated[
         list[Path] | None,
         typer.Argument(metavar="PATH", help="Files, folders, or an index folder; the current folder if none is given."),
     ] = None,
     top: Annotated[int, typer.Option("--top", "-k", min=1, metavar="K", help="How many chunks to print.")] = 10,
+    offset: OffsetOption = 0,
+    min_score: MinScoreOption = None,
     where: WhereOption = None,
     hybrid: Annotated[
         bool, typer.Option("--hybrid", help="Take the words of the query into account too (BM25).")
@@ -104,7 +110,8 @@ def search(
     """Search files by meaning.
 
     The first search of a PATH indexes it; later ones read only what changed since, told by content hash. The index
-    lives in the cache folder ($XDG_CACHE_HOME/diffembed, else ~/.cache/diffembed), never beside your files.
+    lives in the cache folder ($XDG_CACHE_HOME/diffembed, else ~/.cache/diffembed), never beside your files. Of many
+    queries (-) --json prints a line for each.
 
     \b
     Examples:
@@ -112,6 +119,7 @@ def search(
       diffembed search "retry after a timeout" src/ docs/ --top 3 --where "kind = code"
       diffembed search "E1142 overflow" logs/ --hybrid --group --neighbours 1
       diffembed search "warranty period" contracts/ --json
+      diffembed search - notes.index --json < questions.txt > answers.jsonl
     """
     from diffembed import verbs_index
     from diffembed.errors import InputError
@@ -121,18 +129,17 @@ def search(
     if weight is not None and fusion == FusionChoice.rrf:
         raise InputError("--weight is of --fusion weighted; ranks have none")
     options: dict[str, Any] = {"top": top, "where": where, "group": group, "exact": exact, "neighbours": neighbours}
+    options |= {"offset": offset, "min_score": min_score}
     options["hybrid"] = fusion.value if fusion is not None else hybrid
     if weight is not None:
         options["weight"] = weight
-    verbs_index.search(
-        query,
-        paths or [Path(".")],
-        options,
-        model=model,
-        chunking=chunking.value if chunking else None,
-        watch=every if watch else None,
-        as_json=as_json,
-    )
+    options |= {"model": model, "chunking": chunking.value if chunking else None}
+    if query == "-":
+        if watch:
+            raise InputError("--watch asks one query again and again; give it in the place of -")
+        verbs_index.search_many(paths or [Path(".")], options, as_json=as_json)
+        return
+    verbs_index.search(query, paths or [Path(".")], options, watch=every if watch else None, as_json=as_json)
 
 
 @index_app.callback()
@@ -183,118 +190,7 @@ def index_files(
     )
 
 
-@index_app.command(short_help="Store records from JSON lines.")
-def add(
-    folder: IndexArgument,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help=".jsonl, also .gz and .zst.", show_default=False)],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="M", help="Of a new index; of one that is there, its own.")
-    ] = None,
-    new: Annotated[
-        bool, typer.Option("--new", help="Refuse ids that the index has, instead of replacing them.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Store records: an object a line with `id`, `text` or `chunks`; every other key becomes metadata for --where.
-
-    Records take the place of those with the same ids. An index that is not there is made, with --model.
-
-    \b
-    Example:
-      diffembed index add tickets.index tickets.jsonl
-    """
-    from diffembed import verbs_index
-
-    verbs_index.add(folder, files, model=model, new=new, as_json=as_json)
-
-
-@index_app.command("import", short_help="Store vectors made elsewhere, from Parquet.")
-def import_(
-    folder: IndexArgument,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Parquet files.", show_default=False)],
-    fingerprint: Annotated[
-        str | None,
-        typer.Option(
-            "--fingerprint",
-            metavar="F",
-            help="Of the model that made the vectors, or 'unknown'; not needed for files that `index export` wrote.",
-        ),
-    ] = None,
-    dims: Annotated[
-        int | None, typer.Option("--dims", min=1, metavar="N", help="Of a new index whose model is not at hand.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="M", help="Of a new index: the model that made the vectors.")
-    ] = None,
-    vectors_only: Annotated[
-        bool, typer.Option("--vectors-only", help="A new index without texts: rows under int64 ids.")
-    ] = False,
-    id_column: Annotated[str, typer.Option("--id-column", metavar="NAME", help="Column of the ids.")] = "id",
-    vector_column: Annotated[
-        str, typer.Option("--vector-column", metavar="NAME", help="Column of the vectors.")
-    ] = "vector",
-    text_column: Annotated[str, typer.Option("--text-column", metavar="NAME", help="Column of the texts.")] = "text",
-    as_json: JsonOption = False,
-) -> None:
-    """Store the rows of Parquet files: ids, vectors (int8 or floating point), texts, and further columns as metadata.
-
-    Rows take the place of those with the same ids. Types, widths, values and ids are checked.
-
-    \b
-    Examples:
-      diffembed index import copy.index backup.parquet --model default
-      diffembed index import big.index part-*.parquet --dims 384 --vectors-only --fingerprint unknown
-    """
-    from diffembed import verbs_index
-
-    create: dict[str, Any] | None = None
-    if dims is not None or model is not None or vectors_only:
-        create = {"dims": dims, "model": model, "vectors_only": vectors_only}
-    columns = {"id_column": id_column, "vector_column": vector_column, "text_column": text_column}
-    verbs_index.import_(folder, files, {"fingerprint": fingerprint, **columns}, create=create, as_json=as_json)
-
-
-@index_app.command(short_help="Write vectors, ids, texts and metadata to a file.")
-def export(
-    folder: IndexArgument,
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help=".parquet, or .npy with the ids in a file of their own beside it."
-        ),
-    ],
-    as_json: JsonOption = False,
-) -> None:
-    """Write the vectors of an index with their ids, texts and metadata, as they are now.
-
-    \b
-    Examples:
-      diffembed index export notes.index --output notes.parquet
-      diffembed index export notes.index --output notes.npy
-    """
-    from diffembed import verbs_index
-
-    verbs_index.export(folder, output, as_json=as_json)
-
-
-@index_app.command(short_help="Take records, files or vectors away.")
-def delete(
-    folder: IndexArgument,
-    ids: Annotated[
-        list[str], typer.Argument(metavar="ID", help="Ids of records, or paths of files.", show_default=False)
-    ],
-    as_json: JsonOption = False,
-) -> None:
-    """Take records (by their ids), files (by path, absolute or from here) or vectors (by number) away.
-
-    \b
-    Examples:
-      diffembed index delete tickets.index 4711 4712
-      diffembed index delete notes.index notes/old.md
-    """
-    from diffembed import verbs_index
-
-    verbs_index.delete(folder, ids, as_json=as_json)
+cli_records.add_verbs(index_app)
 
 
 @index_app.command(short_help="Join segments, drop what is deleted, build coarse indexes.")

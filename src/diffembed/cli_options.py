@@ -80,6 +80,20 @@ ChunkingOption = Annotated[
     Chunking | None,
     typer.Option("--chunking", help="How documents are cut: by structure if left out; docs/chunking.md compares them."),
 ]
+IndexArgument = Annotated[Path, typer.Argument(metavar="DIR", help="An index folder.", show_default=False)]
+WhereOption = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        metavar="FILTER",
+        help="Only documents that pass, e.g. 'kind = code and path prefix src/'; docs/index.md has the language.",
+    ),
+]
+OffsetOption = Annotated[int, typer.Option("--offset", min=0, metavar="N", help="Leave out the N best: the next page.")]
+MinScoreOption = Annotated[
+    float | None, typer.Option("--min-score", metavar="S", help="Leave out what scores less.", show_default=False)
+]
+JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print JSON lines on stdout, one for each document.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DimsOption = Annotated[
     int | None,

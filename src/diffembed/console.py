@@ -47,8 +47,17 @@ def emit(text: str) -> None:
 
 def emit_json(value: Any) -> None:
     """A value as JSON on stdout: one object, indented, in the alphabet of the texts where stdout can write it."""
+    _emit_json(value, indent=2)
+
+
+def emit_json_line(value: Any) -> None:
+    """A value as one line of JSON, where there may be many."""
+    _emit_json(value, indent=None)
+
+
+def _emit_json(value: Any, indent: int | None) -> None:
     ascii_only = "utf" not in (sys.stdout.encoding or "").lower()
-    emit(json.dumps(value, ensure_ascii=ascii_only, indent=2, allow_nan=False, default=str))
+    emit(json.dumps(value, ensure_ascii=ascii_only, indent=indent, allow_nan=False, default=str))
 
 
 def remark(text: str) -> None:
@@ -196,29 +205,30 @@ def excerpt(text: str, span: tuple[int, int], limit: int = _EXCERPT_CHARS) -> tu
     return before, text[start:end], after
 
 
-def show_hits(hits: Sequence[Any]) -> None:
+def show_hits(hits: Sequence[Any], *, first: int = 1) -> None:
     """Ranked chunks on stdout: place, score, and the text around the best sentence, which is marked.
 
     On a terminal the mark is a colour, otherwise ``»…«``. Long chunks are shown in part, with ``[…]`` where text was
     left out; the chunks around a hit, where they were asked for, are shown whole. ``--json`` has every chunk whole.
+    ``first`` is the rank of the first.
     """
     if sys.stdout.isatty():
-        _show_hits_in_colour(hits)
+        _show_hits_in_colour(hits, first)
         return
-    for rank, hit in enumerate(hits, start=1):
+    for rank, hit in enumerate(hits, start=first):
         before, sentence, after = excerpt(hit.text, hit.best_sentence_span)
         emit(f"{rank}. {_place(hit)}  {hit.score:.3f}")
         body = f"{before}»{sentence}«{after}" if sentence else before + after
-        emit("\n".join(_indented(part) for part in (*hit.before, body, *hit.after)) + "\n")
+        emit("\n".join(indented(part) for part in (*hit.before, body, *hit.after)) + "\n")
 
 
-def _show_hits_in_colour(hits: Sequence[Any]) -> None:
+def _show_hits_in_colour(hits: Sequence[Any], first: int) -> None:
     from rich.console import Console
     from rich.padding import Padding
     from rich.text import Text
 
     console = Console(highlight=False)
-    for rank, hit in enumerate(hits, start=1):
+    for rank, hit in enumerate(hits, start=first):
         head = Text(f"{rank}. ")
         head.append(_place(hit), style="bold cyan")
         head.append(f"  {hit.score:.3f}", style="dim")
@@ -246,7 +256,8 @@ def shown_path(path: Path | str) -> str:
     return str(path)
 
 
-def _indented(body: str) -> str:
+def indented(body: str) -> str:
+    """A text below its heading."""
     lines = (line.rstrip() for line in printable(body).strip("\n").split("\n"))
     return "\n".join(f"   {line}" if line else "" for line in lines)
 

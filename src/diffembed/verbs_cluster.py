@@ -63,7 +63,7 @@ def search(
         seconds = time.perf_counter() - start
         console.emit_json({"query": query, "seconds": seconds, "hits": [hit.to_dict() for hit in hits]})
         return
-    console.show_hits(hits)
+    console.show_hits(hits, first=1 + options["offset"])
     if not hits:
         console.remark("no hits: nothing passes the filter" if options["where"] else "no hits: no text there")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,41 +12,58 @@ from diffembed import console
 from diffembed.errors import IndexStoreError, InputError
 
 if TYPE_CHECKING:
-    from diffembed.index import Index, SearchReport
+    from diffembed.index import SearchReport
     from diffembed.text.chunking import Strategy
 
 _NAMED = 3  # files named for each reason why some were left out
 
 
-def search(
-    query: str,
-    paths: Sequence[Path],
-    options: dict[str, Any],
-    *,
-    model: str,
-    chunking: Strategy | None,
-    watch: float | None,
-    as_json: bool,
-) -> None:
+def search(query: str, paths: Sequence[Path], options: dict[str, Any], *, watch: float | None, as_json: bool) -> None:
     """``diffembed search``: ``options`` as of ``search_paths``."""
     start = time.perf_counter()
     with console.progress("indexing") as tick:
-        for report in _searches(query, paths, watch, model=model, chunking=chunking, progress=tick, **options):
+        for report in _searches(query, paths, watch, progress=tick, **options):
             if as_json:
                 seconds = time.perf_counter() - start
                 console.emit_json({"query": query, "seconds": seconds, **report.to_dict()})
             else:
                 _remark_refresh(report.refresh)
-                console.show_hits(report.hits)
+                console.show_hits(report.hits, first=1 + options["offset"])
                 if not report.hits:
-                    console.remark(_why_nothing(report.index, options["where"]))
+                    console.remark(_why_nothing(report.index, options))
             sys.stdout.flush()
 
 
-def _why_nothing(folder: Path, where: str | None) -> str:
+def search_many(paths: Sequence[Path], options: dict[str, Any], *, as_json: bool) -> None:
+    """``diffembed search -``: the queries are read from stdin; ``options`` as of ``search_paths``."""
+    from diffembed.data.jsonl import STDIN, read_lines
+    from diffembed.index import search_paths_all
+
+    queries = [line for _, line in read_lines(STDIN)]
+    if not queries:
+        raise InputError("stdin holds no query; give one a line")
+    with console.progress("indexing") as tick:
+        reports = search_paths_all(queries, paths, progress=tick, **options)
+        for number, (query, report) in enumerate(zip(queries, reports, strict=True)):
+            if as_json:
+                told = report.to_dict()
+                console.emit_json_line({"query": query, "search_seconds": report.seconds, "hits": told["hits"]})
+                continue
+            if number == 0:
+                _remark_refresh(report.refresh)
+            console.emit(f"# {console.printable(query)}")
+            console.show_hits(report.hits, first=1 + options["offset"])
+            if not report.hits:
+                console.emit("no hits\n")
+
+
+def _why_nothing(folder: Path, options: dict[str, Any]) -> str:
     from diffembed.index import Index
     from diffembed.index.filters import fields_of
 
+    where = options["where"]
+    if options["min_score"] is not None or options["offset"]:
+        return "no hits: none scores so much, or there are not so many; try without --min-score and --offset"
     if not where:
         return "no hits: no text there"
     with Index.open(folder) as opened:
@@ -83,89 +99,6 @@ def index(
             else:
                 _remark_refresh(report, always=True)
             sys.stdout.flush()
-
-
-def add(folder: Path, files: Sequence[Path], *, model: str | None, new: bool, as_json: bool) -> None:
-    """``diffembed index add``: makes the index if there is none."""
-    from diffembed.index.catalog import Catalog
-    from diffembed.index.exchange import jsonl_records
-
-    _require_files(files, "JSON lines")
-    if model is not None and Catalog.exists(folder):
-        raise InputError(f"{folder} is an index already, and keeps to its model; leave --model out")
-    with console.progress("adding") as tick, _opened(folder, {"model": model}) as opened:
-        write = opened.add if new else opened.upsert
-        report = write(jsonl_records(files), progress=tick)
-    _tell_written(folder, report, as_json)
-
-
-def import_(
-    folder: Path, files: Sequence[Path], options: dict[str, Any], *, create: dict[str, Any] | None, as_json: bool
-) -> None:
-    """``diffembed index import``: ``options`` as of ``Index.import_parquet``, ``create`` of ``Index.create``."""
-    from diffembed.index.catalog import Catalog
-    from diffembed.index.exchange import UNKNOWN, stated_fingerprint
-
-    _require_files(files, "Parquet")
-    if Catalog.exists(folder) and create is not None:
-        raise InputError(f"{folder} is an index already; leave --dims, --model and --vectors-only out")
-    if not Catalog.exists(folder) and create is None:
-        raise InputError(f"{folder} is no index yet; say what to make: --dims N or --model M, perhaps --vectors-only")
-    if create is not None and create["model"] is None and create["dims"] is not None:
-        given = stated_fingerprint(files) if options["fingerprint"] is None else options["fingerprint"]
-        create = {**create, "fingerprint": "" if given == UNKNOWN else given}
-    with console.progress("importing") as tick, _opened(folder, create or {}) as opened:
-        report = opened.import_parquet(files, progress=tick, **options)
-    _tell_written(folder, report, as_json)
-
-
-def _require_files(files: Sequence[Path], what: str) -> None:
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        raise InputError(f"{missing[0]}: no such file; name files of {what}")
-
-
-@contextmanager
-def _opened(folder: Path, create: dict[str, Any]) -> Iterator[Index]:
-    """The index of a folder, made if it is not there; a new one into which nothing went is taken away again."""
-    from diffembed.index import Index
-    from diffembed.index.catalog import Catalog
-    from diffembed.index.store import discard_empty
-
-    is_new = not Catalog.exists(folder)
-    opened = Index.create(folder, **create) if is_new else Index.open(folder)
-    try:
-        with opened:
-            yield opened
-    finally:
-        if is_new:
-            discard_empty(folder)
-
-
-def _tell_written(folder: Path, report: Any, as_json: bool) -> None:
-    if as_json:
-        console.emit_json({"index": str(folder), **report.to_dict()})
-        return
-    console.remark(
-        f"records: {report.added:,} added, {report.replaced:,} replaced, {report.described:,} with other metadata, "
-        f"{report.unchanged:,} unchanged"
-    )
-    if report.truncated:
-        named = ", ".join(report.truncated[:_NAMED])
-        console.remark(f"read in part, a piece is longer than the model reads: {len(report.truncated):,} ({named} ...)")
-
-
-def delete(folder: Path, ids: Sequence[str], *, as_json: bool) -> None:
-    """``diffembed index delete``."""
-    from diffembed.index import Index
-    from diffembed.index.records import delete_named
-
-    with Index.open(folder) as opened:
-        removed = delete_named(opened.path, ids)
-    if as_json:
-        console.emit_json({"index": str(folder), "asked": len(ids), "deleted": removed})
-    else:
-        console.remark(f"deleted {removed:,} of {len(ids):,}")
 
 
 def compact(folder: Path, *, recall: float | None, questions: Path | None, as_json: bool) -> None:
@@ -253,19 +186,6 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def export(folder: Path, output: Path, *, as_json: bool) -> None:
-    """``diffembed index export``."""
-    from diffembed.index import Index
-
-    with console.progress("exporting") as tick, Index.open(folder) as opened:
-        report = opened.export(output, progress=tick)
-    if as_json:
-        console.emit_json({"index": str(folder), **report.to_dict()})
-    else:
-        ids = f", their ids to {report.ids}" if report.ids else ""
-        console.remark(f"{report.rows:,} x {report.dims} vectors written to {report.output}{ids}")
 
 
 def _remark_refresh(report: Any, *, always: bool = False) -> None:

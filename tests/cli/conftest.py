@@ -1,11 +1,18 @@
-"""A folder of notes and a tiny retrieval set; every test has its own cache."""
+"""A folder of notes, an index of records and a tiny retrieval set; every test has its own cache."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.cli.invoke import run
+
+from diffembed.encoder import Encoder
+
+FAKE = Path(__file__).parents[1] / "index" / "fake_encoder.py"
 
 
 @pytest.fixture(autouse=True)
@@ -36,4 +43,36 @@ def beir(tmp_path: Path) -> Path:
     for name, rows in (("corpus", corpus), ("queries", queries)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     (folder / "qrels.tsv").write_text("".join(f"q{i}\td{i}\t1\n" for i in range(3)), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def fake_model(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A small stand-in for every model."""
+    spec = importlib.util.spec_from_file_location("fake_encoder", FAKE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    fake = module.FakeEncoder()
+    monkeypatch.setattr(Encoder, "load", classmethod(lambda cls, model: fake))
+    return fake
+
+
+@pytest.fixture
+def tickets(tmp_path: Path, fake_model: Any) -> Path:
+    file = tmp_path / "tickets.jsonl"
+    rows = [
+        {"id": 1, "text": "The printer is on fire.", "team": "hardware", "year": 2024},
+        {
+            "id": 2,
+            "chunks": ["Login fails.", "Error E1142 in the log.", "Cleared the cache."],
+            "team": "web",
+            "year": 2025,
+        },
+        {"id": 3, "text": "Printer out of paper.", "team": "hardware", "year": 2025},
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    folder = tmp_path / "tickets.index"
+    added = run("index", "add", folder, file, "--json").json
+    assert (added["added"], added["chunks"]) == (3, 5)
     return folder

@@ -2,51 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from tests.cli.invoke import run
 
-from diffembed.encoder import Encoder
 from diffembed.index import Index
 
-FAKE = Path(__file__).parents[1] / "index" / "fake_encoder.py"
-
-
-@pytest.fixture(autouse=True)
-def encoder(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A small stand-in for every model."""
-    spec = importlib.util.spec_from_file_location("fake_encoder", FAKE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    fake = module.FakeEncoder()
-    monkeypatch.setattr(Encoder, "load", classmethod(lambda cls, model: fake))
-    return fake
-
-
-@pytest.fixture
-def tickets(tmp_path: Path) -> Path:
-    file = tmp_path / "tickets.jsonl"
-    rows = [
-        {"id": 1, "text": "The printer is on fire.", "team": "hardware", "year": 2024},
-        {
-            "id": 2,
-            "chunks": ["Login fails.", "Error E1142 in the log.", "Cleared the cache."],
-            "team": "web",
-            "year": 2025,
-        },
-        {"id": 3, "text": "Printer out of paper.", "team": "hardware", "year": 2025},
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    folder = tmp_path / "tickets.index"
-    added = run("index", "add", folder, file, "--json").json
-    assert (added["added"], added["chunks"]) == (3, 5)
-    return folder
+pytestmark = pytest.mark.usefixtures("fake_model")
 
 
 def keys(*args: str | Path) -> list[str]:

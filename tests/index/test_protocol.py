@@ -338,3 +338,178 @@ def test_a_vector_of_zeros_is_close_to_nothing(create: Create) -> None:
     assert ids[0, -1] == 0
     assert cosines[0, -1] == 0
     assert np.abs(cosines[0, :-1] - 0.25).max() < 5e-4
+
+
+# Documents
+
+
+def as_records(found: Any) -> list[dict[str, Any]]:
+    return [document.to_record() for document in found]
+
+
+def expected_records(records_: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": str(r["id"]),
+            "chunks": list(r.get("chunks", [r.get("text")])),
+            "kind": "prose",
+            "metadata": r.get("metadata", {}),
+        }
+        for r in records_
+    ]
+
+
+def test_get_gives_what_was_stored(kept: SearchIndex) -> None:
+    found = kept.get([7, "bread", "nobody", "bread"])
+    assert as_records(found) == expected_records([RECORDS[2], RECORDS[1]])
+    assert [(d.key, d.path, len(d.chunk_ids)) for d in found] == [("7", None, 1), ("bread", None, 3)]
+    assert [c.line_start for c in found[1].chunks] == [1, 2, 3]
+    assert found[0].vectors is None
+    assert kept.get([]) == []
+    hit = kept.search("bake the loaf", top=1)[0]
+    assert hit.chunk_id == found[1].chunk_ids[1]
+
+
+def test_get_gives_the_vectors_that_searches_compare(kept: SearchIndex, encoder: Any) -> None:
+    [bread] = kept.get(["bread"], vectors=True)
+    assert bread.vectors is not None and bread.vectors.dtype == np.int8
+    texts = [chunk.text for chunk in bread.chunks]
+    made = encoder.encode_documents(texts, dtype="int8").values
+    own = [oracle.cosines(row, made)[number] for number, row in enumerate(bread.vectors)]
+    assert min(own) > 0.999  # a collection keeps directions, to half precision
+    again = kept.search_vectors(bread.vectors[1:2], 1)[0]
+    assert again[0, 0] == bread.chunk_ids[1]
+
+
+def test_scroll_goes_through_everything_once(kept: SearchIndex) -> None:
+    found = list(kept.scroll())
+    assert sorted(d.key for d in found) == sorted(str(r["id"]) for r in RECORDS)
+    by_key = {d.key: d for d in found}
+    assert as_records(by_key[str(r["id"])] for r in RECORDS) == expected_records(RECORDS)
+    order = [d.key for d in found]
+    for size in (1, 2, 4, 100):  # page by page comes the same, in the same order
+        pages: list[str] = []
+        while page := list(kept.scroll(limit=size, after=pages[-1] if pages else None)):
+            assert len(page) <= size
+            pages += [d.key for d in page]
+        assert pages == order
+    assert list(kept.scroll(after=order[-1])) == []
+
+
+def test_scroll_and_count_take_the_filters_of_a_search(kept: SearchIndex) -> None:
+    for where in FILTERS:
+        expected = sorted(str(r["id"]) for r in RECORDS if _passes(where, r))
+        assert sorted(d.key for d in kept.scroll(where)) == expected, where
+        assert kept.count(where) == len(expected), where
+    assert (kept.count(), len(kept)) == (6, 8)
+    assert kept.count("lang = en or lang = de") == 3
+
+
+@pytest.mark.parametrize("count", [300, 700])
+def test_scroll_reads_more_than_a_page(create: Create, count: int) -> None:
+    index = create(dims=8)
+    rows = np.random.default_rng(3).integers(-99, 100, (count, 8)).astype(np.int8)
+    index.add({"id": n, "text": f"number {n}", "vector": row, "metadata": {"n": n}} for n, row in enumerate(rows))
+    found = list(index.scroll({"n": {"gte": 10}}, vectors=True))
+    assert sorted(int(d.key) for d in found) == list(range(10, count))
+    for d in found:
+        assert d.vectors is not None
+        assert oracle.cosines(d.vectors[0], rows[int(d.key)][None])[0] > 0.999
+    assert len(list(index.scroll(limit=290))) == 290
+
+
+def test_records_come_back_as_they_were(index: SearchIndex) -> None:
+    before = as_records(index.scroll())
+    report = index.upsert(before)
+    assert (report.added, report.described, report.replaced + report.unchanged) == (0, 0, 6)
+    assert as_records(index.scroll()) == before
+
+
+def test_delete_by_filter(index: SearchIndex) -> None:
+    assert index.delete(where={"lang": {"in": ["en", "de"]}}) == 3
+    assert sorted(d.key for d in index.scroll()) == ["bread", "none", "odd"]
+    assert (len(index), index.stats().documents) == (5, 3)
+    assert {h.key for h in index.search("owls", top=9)} == {"bread", "none", "odd"}
+    assert index.delete(where="lang = en") == 0
+    assert index.delete(where={"n": {"gt": 2}}) == 1
+    assert sorted(d.key for d in index.scroll()) == ["none", "odd"]
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda i: i.delete(), "neither ids nor a filter"),
+        (lambda i: i.delete(["owls"], where={"n": 1}), "both ids and a filter"),
+        (lambda i: i.delete(where={}), "the filter is empty, so every document would be deleted"),
+        (lambda i: i.delete(where={"and": []}), "the filter is empty"),
+        (lambda i: i.delete(where={"n": [1]}), "field 'n' of the filter has a list"),
+        (lambda i: i.get("owls"), "ids is 'owls'; give a list of ids"),
+        (lambda i: i.get(7), "ids is 7; give a list of ids"),
+        (lambda i: i.get([None]), "None is no id"),
+        (lambda i: i.scroll({"n": [1]}), "field 'n' of the filter has a list"),
+        (lambda i: i.scroll(limit=0), "limit is 0; give a whole number from 1"),
+        (lambda i: i.scroll(limit=True), "limit is True"),
+        (lambda i: i.count({"n": [1]}), "field 'n' of the filter has a list"),
+    ],
+)
+def test_documents_that_cannot_be_asked_for(index: SearchIndex, ask: Callable[[Any], Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        ask(index)
+    assert len(index) == 8
+
+
+def test_pages_of_a_search_and_a_least_score(kept: SearchIndex) -> None:
+    for options in ({}, {"hybrid": "rrf"}, {"hybrid": True}, {"group": True}, {"where": "n >= 1"}):
+        whole = kept.search("bake the loaf of flour", top=6, **options)  # type: ignore[arg-type]
+        paged = [
+            hit
+            for page in range(3)
+            for hit in kept.search("bake the loaf of flour", top=2, offset=2 * page, **options)  # type: ignore[arg-type]
+        ]
+        assert [(h.key, h.text, h.score) for h in paged] == [(h.key, h.text, h.score) for h in whole], options
+        least = whole[1].score
+        above = kept.search("bake the loaf of flour", top=6, min_score=least, **options)  # type: ignore[arg-type]
+        assert [h.chunk_id for h in above] == [h.chunk_id for h in whole if h.score >= least]
+    assert kept.search("owls", offset=8) == []
+    assert kept.search("owls", min_score=1.01) == []
+    for wrong, said in (
+        ({"offset": -1}, "offset is -1"),
+        ({"offset": 1.5}, "offset is 1.5"),
+        ({"offset": True}, "offset"),
+    ):
+        with pytest.raises(InputError, match=said):
+            kept.search("owls", **wrong)  # type: ignore[arg-type]
+    for least_ in (float("nan"), "0.5", True):
+        with pytest.raises(InputError, match="min_score is"):
+            kept.search("owls", min_score=least_)  # type: ignore[arg-type]
+
+
+def test_vectors_only_by_id(create: Create) -> None:
+    index = create(dims=16, vectors_only=True)
+    rows = np.random.default_rng(5).integers(-90, 91, (600, 16)).astype(np.int8)
+    rows[3] = 0
+    ids = np.random.default_rng(6).permutation(10_000)[:600]
+    index.add_vectors(rows, ids)
+    asked = [5, 3, 599, 5]
+    found = index.vectors(ids[asked])
+    assert found.dtype == np.int8 and found.shape == (4, 16)
+    for row, number in zip(found, asked, strict=True):
+        same = oracle.cosines(row, rows[number][None])[0]
+        assert same > 0.999 if number != 3 else not row.any()
+    assert index.vectors([]).shape[0] == 0
+    assert index.count() == 600
+    missing = int(np.setdiff1d(np.arange(10_000), ids)[0])
+    index.delete([int(ids[0])])
+    for wrong, said in (
+        (lambda: index.vectors([missing]), f"no (row|vector) {missing}"),
+        (lambda: index.vectors([int(ids[0])]), f"no (row|vector) {ids[0]}"),
+        (lambda: index.vectors([-1]), "id -1 is out of range"),
+        (lambda: index.vectors(3), "give a list of integers"),
+        (lambda: index.vectors(["3"]), "only takes integers"),
+        (lambda: index.get([1]), "vectors only, no documents; ask for vectors"),
+        (lambda: index.scroll(), "vectors only"),
+        (lambda: index.count("a = 1"), "vectors only"),
+        (lambda: index.delete(where="a = 1"), "vectors only"),
+    ):
+        with pytest.raises(InputError, match=said):
+            wrong()

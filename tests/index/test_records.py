@@ -260,7 +260,7 @@ def test_what_vectors_only_cannot_do(plain: Index, index: Index, encoder: Any, l
 
 def test_deleting_takes_ids(index: Index) -> None:
     assert index.delete([]) == 0
-    with pytest.raises(InputError, match="ids is the string 'abc'; give a list"):
+    with pytest.raises(InputError, match="ids is 'abc'; give a list"):
         index.delete("abc")
     with pytest.raises(InputError, match="None is no id"):
         index.delete([None])  # type: ignore[list-item]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from diffembed.errors import InputError
 
 COMPRESSED = (".gz", ".zst")
+STDIN = Path("-")
 _CHUNK = 1 << 20
 
 
@@ -33,19 +36,19 @@ def jsonl_file(folder: Path, stem: str) -> Path:
 def raw_lines(path: Path, offset: int = 0, number: int = 0) -> Iterator[tuple[int, int, bytes]]:
     """(line number, byte offset after the line, the line's bytes) of every line after ``offset`` and line ``number``.
 
-    Lines end at newlines only: U+2028 is part of a text. Offsets count uncompressed bytes. A plain file is entered at
-    ``offset`` in one seek; a compressed one is decompressed up to there, nothing of it is parsed.
+    ``-`` is stdin. Lines end at newlines only: U+2028 is part of a text. Offsets count uncompressed bytes. A plain file
+    is entered at ``offset`` in one seek; a compressed one is decompressed up to there, nothing of it is parsed.
 
     Raises:
         InputError: a file that is missing, unreadable, truncated or damaged, named with the last good line.
     """
     try:
-        with _open(path) as stream:
+        with nullcontext(sys.stdin.buffer) if path == STDIN else _open(path) as stream:
             if path.suffix in COMPRESSED:
                 left = offset
                 while left and (chunk := stream.read(min(left, _CHUNK))):
                     left -= len(chunk)
-            else:
+            elif offset:
                 stream.seek(offset)
             for line in stream:
                 offset += len(line)
@@ -97,7 +100,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     for number, _, line in raw_lines(path):
         text = decode(path, number, line)
         if text.strip():
-            yield f"{path}, line {number}", text
+            yield f"{'stdin' if path == STDIN else path}, line {number}", text
 
 
 def read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

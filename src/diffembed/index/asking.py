@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from diffembed.errors import InputError
 from diffembed.index.encoding import Hit, TextEncoder, best_sentences, check_model, load_encoder
@@ -40,6 +43,8 @@ class TextSearch:
         query: str,
         *,
         top: int = 10,
+        offset: int = 0,
+        min_score: float | None = None,
         where: Where | None = None,
         hybrid: bool | Fusion = False,
         weight: float = DENSE_WEIGHT,
@@ -54,6 +59,8 @@ class TextSearch:
         Args:
             query: what to look for.
             top: how many chunks at most.
+            offset: leave out so many of the best: the second page of ten has ``offset=10``.
+            min_score: leave out what scores less (``Hit.score``: the cosine, or with ``hybrid`` the fused score).
             where: only documents that this filter lets through (see ``filters.py``).
             hybrid: take the words of the query into account too: ``"weighted"`` (or ``True``) by the sum of both
                 scores, ``"rrf"`` by reciprocal ranks.
@@ -71,6 +78,8 @@ class TextSearch:
         return self.search_all(
             [query],
             top=top,
+            offset=offset,
+            min_score=min_score,
             where=where,
             hybrid=hybrid,
             weight=weight,
@@ -86,6 +95,8 @@ class TextSearch:
         queries: Sequence[str],
         *,
         top: int = 10,
+        offset: int = 0,
+        min_score: float | None = None,
         where: Where | None = None,
         hybrid: bool | Fusion = False,
         weight: float = DENSE_WEIGHT,
@@ -104,6 +115,8 @@ class TextSearch:
             raise InputError("the query is empty; say what to look for")
         request = Request(top, None, check_fusion(hybrid, weight), weight, group, exact, neighbours)
         request.check()
+        request = request.below(offset)
+        least = _least(min_score)
         if self.settings.vectors_only:
             raise InputError(f"{self.place} holds vectors only, no texts; search it with search_vectors")
         model = self._model(encoder)
@@ -111,7 +124,8 @@ class TextSearch:
             return []
         vectors_QD = model.encode_queries(list(queries), dtype="int8").values
         hits = []
-        for vector_D, found in zip(vectors_QD, self._find(queries, vectors_QD, request, where), strict=True):
+        for vector_D, all_ in zip(vectors_QD, self._find(queries, vectors_QD, request, where), strict=True):
+            found = [answer for answer in all_[offset:] if answer.score >= least]
             best = best_sentences(model, vector_D, [answer.stored for answer in found]) if sentences else None
             hits.append([answer.hit(best[n] if best else None) for n, answer in enumerate(found)])
         return hits
@@ -126,3 +140,22 @@ class TextSearch:
             model = load_encoder(encoder) if isinstance(encoder, str) else encoder
         check_model(self.place, self.settings, model)
         return model
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """The model that made the vectors, loaded when it is first needed.
+
+        Raises:
+            InputError: the index names none.
+            IndexStoreError: the model of that name is another one now.
+        """
+        return self._model()
+
+
+def _least(min_score: float | None) -> float:
+    """The lowest score that is wanted."""
+    if min_score is None:
+        return -math.inf
+    if isinstance(min_score, bool) or not isinstance(min_score, int | float | np.number) or math.isnan(min_score):
+        raise InputError(f"min_score is {min_score!r}; give a number, of a cosine from -1 to 1")
+    return float(min_score)

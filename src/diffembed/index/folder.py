@@ -22,6 +22,8 @@ from diffembed.index.watch import WATCH_SECONDS, check_interval, watch_index
 from diffembed.text.chunking import Strategy
 from diffembed.text.walk import resolve_roots
 
+QUERIES_AT_ONCE = 64
+
 
 @dataclass(frozen=True, slots=True)
 class SearchReport:
@@ -97,6 +99,8 @@ def search_paths(
     paths: Sequence[str | Path],
     *,
     top: int = 10,
+    offset: int = 0,
+    min_score: float | None = None,
     where: Where | None = None,
     hybrid: bool | Fusion = False,
     weight: float = DENSE_WEIGHT,
@@ -111,44 +115,65 @@ def search_paths(
 
     The index lives in the cache folder, one for each model and ``chunking`` (``None``: ``structure``) that the paths
     are searched with (see ``index_folder``). If ``paths`` is the folder of an index made by ``index_paths``, that index
-    is searched as it is. ``where`` to ``neighbours`` are those of ``Index.search``.
+    is searched as it is. ``top`` to ``neighbours`` are those of ``Index.search``.
 
     Raises:
         InputError: an empty query, a path that is not there, no text to read, another chunking than an index has, a
             filter that is none.
         IndexStoreError: the index is damaged, locked, or was made by another model.
     """
-    if not query.strip():
+    options = {"top": top, "offset": offset, "min_score": min_score, "where": where, "hybrid": hybrid}
+    options |= {"weight": weight, "group": group, "exact": exact, "neighbours": neighbours}
+    [report] = search_paths_all([query], paths, model=model, chunking=chunking, progress=progress, **options)
+    return report
+
+
+def search_paths_all(
+    queries: Sequence[str],
+    paths: Sequence[str | Path],
+    *,
+    model: TextEncoder | str = "default",
+    chunking: Strategy | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Iterator[SearchReport]:
+    """:func:`search_paths` for many queries: the files are read once, the queries encoded and asked some at a time.
+
+    Args:
+        queries: what to look for.
+        paths, model, chunking, progress: as of ``search_paths``.
+        options: its others.
+
+    Yields:
+        A report for each query; its seconds are its share of those that went together.
+    """
+    if not all(query.strip() for query in queries):
         raise InputError("the query is empty; say what to look for")
-    if top < 1:
-        raise InputError(f"top is {top}; ask for at least 1 result")
-    if where is not None:
-        parse_filter(where)  # before a model is loaded and files are read
+    if options.get("top", 1) < 1:
+        raise InputError(f"top is {options['top']}; ask for at least 1 result")
+    if options.get("where") is not None:
+        parse_filter(options["where"])  # before a model is loaded and files are read
     roots = resolve_roots(paths)
     if len(roots) > 1 and (found := [root for root in roots if Catalog.exists(root)]):
         raise InputError(f"{found[0]} is an index; search it alone, or name the files it was made from")
     encoder = load_encoder(model) if isinstance(model, str) else model
-    report = RefreshReport()
+    refreshed = RefreshReport()
     if len(roots) == 1 and Catalog.exists(roots[0]):
         folder = roots[0]
     else:
         folder = index_folder(roots, encoder.fingerprint, chunking or "structure")
-        report = refresh_index(folder, roots, encoder=encoder, chunking=chunking, progress=progress, require_text=True)
+        refreshed = refresh_index(
+            folder, roots, encoder=encoder, chunking=chunking, progress=progress, require_text=True
+        )
     with Index.open(folder) as index:
         check_chunking(folder, index.settings, chunking)
-        start = time.perf_counter()
-        hits = index.search(
-            query,
-            top=top,
-            where=where,
-            hybrid=hybrid,
-            weight=weight,
-            group=group,
-            exact=exact,
-            neighbours=neighbours,
-            encoder=encoder,
-        )
-    return SearchReport(tuple(hits), folder, report, time.perf_counter() - start)
+        for first in range(0, len(queries), QUERIES_AT_ONCE):
+            start = time.perf_counter()
+            together = queries[first : first + QUERIES_AT_ONCE]
+            answers = index.search_all(together, encoder=encoder, **options)
+            seconds = (time.perf_counter() - start) / len(together)
+            for hits in answers:
+                yield SearchReport(tuple(hits), folder, refreshed, seconds)
 
 
 def watch_search(

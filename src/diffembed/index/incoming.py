@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -92,16 +93,29 @@ def vector_ids(ids: npt.ArrayLike, count: int) -> IdArray:
     given = np.asarray(ids)
     if given.shape != (count,):
         raise InputError(f"there are {count} vectors and ids of the shape {list(given.shape)}; give one id for each")
-    if not np.issubdtype(given.dtype, np.integer) and count:
-        raise InputError(f"ids are {given.dtype}; an index of vectors only takes integers (int64)")
-    ids_N = given.astype(np.int64)
-    if count and (ids_N.min() < 0 or (ids_N != given).any()):
-        wrong = given[(ids_N < 0) | (ids_N != given)][0]
-        raise InputError(f"id {wrong} is out of range; give 0 to 2**63 - 1")
+    ids_N = row_ids(given)
     ordered = np.sort(ids_N)
     twice = ordered[1:][np.diff(ordered) == 0]
     if len(twice):
         raise InputError(f"id {twice[0]} is there twice; give every id once")
+    return ids_N
+
+
+def row_ids(ids: npt.ArrayLike) -> IdArray:
+    """Ids of rows, ``[N]`` int64, in the order given.
+
+    Raises:
+        InputError: no list of integers from 0.
+    """
+    given = np.asarray(ids)
+    if given.ndim != 1:
+        raise InputError(f"ids have the shape {list(given.shape)}; give a list of integers")
+    if not np.issubdtype(given.dtype, np.integer) and len(given):
+        raise InputError(f"ids are {given.dtype}; an index of vectors only takes integers (int64)")
+    ids_N = given.astype(np.int64)
+    if len(given) and (ids_N.min() < 0 or (ids_N != given).any()):
+        wrong = given[(ids_N < 0) | (ids_N != given)][0]
+        raise InputError(f"id {wrong} is out of range; give 0 to 2**63 - 1")
     return ids_N
 
 
@@ -247,3 +261,31 @@ def _numbers(name: str, given: Any) -> npt.NDArray[Any]:
     if values.dtype == np.int64 and values.size and values.min() >= -128 and values.max() <= 127:
         return values.astype(np.int8)
     return values
+
+
+def record_keys(ids: Iterable[str | int | Path]) -> list[str | int]:
+    """Ids as callers give them, checked; a ``Path`` becomes the absolute one that a file is stored under.
+
+    Raises:
+        InputError: one id in the place of a list, or something that is neither a string, an integer nor a path.
+    """
+    if isinstance(ids, str | bytes | int | Path):
+        raise InputError(f"ids is {ids!r}; give a list of ids")
+    given = [str(id_.resolve()) if isinstance(id_, Path) else id_ for id_ in ids]
+    for id_ in given:
+        if isinstance(id_, bool) or not isinstance(id_, str | int | np.integer):
+            raise InputError(f"{id_!r} is no id; give strings, integers, or paths of files")
+        require_unicode(f"id {id_!r}", str(id_))
+    return given
+
+
+def integer_id(id_: str | int) -> int:
+    """An id of an index that holds vectors only.
+
+    Raises:
+        InputError: not an integer from 0 to 2**63 - 1.
+    """
+    number = int(id_) if not isinstance(id_, str) or (id_.isascii() and id_.isdigit()) else -1
+    if not 0 <= number < 2**63:
+        raise InputError(f"{id_!r} is no id of an index of vectors only; give integers from 0 to 2**63 - 1")
+    return number

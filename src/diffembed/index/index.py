@@ -11,6 +11,7 @@ import numpy.typing as npt
 from diffembed.errors import InputError
 from diffembed.index.catalog import Catalog
 from diffembed.index.encoding import Progress, TextEncoder, load_encoder
+from diffembed.index.filters import Where
 from diffembed.index.incoming import vector_rows
 from diffembed.index.reading import IndexReader
 from diffembed.index.refresh import RefreshReport, refresh_index, settings_for
@@ -170,11 +171,24 @@ class Index(IndexReader):
 
         return write_vectors(self.path, vectors_ND, ids_N)
 
-    def delete(self, ids: Iterable[str | int]) -> int:
-        """Take records, files (by path) or vectors away by their ids; returns how many of them there were."""
+    def delete(self, ids: Iterable[str | int | Path] | None = None, *, where: Where | None = None) -> int:
+        """Take records, files (by path) or vectors away: by their ids, or all documents that a filter lets through.
+
+        In one commit. A file that is still on disk comes back with the next :meth:`refresh`.
+
+        Args:
+            ids: which; those that are not there are passed over.
+            where: a filter in their place, which has to say something: an empty one is refused.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            InputError: both, neither, or what is no id or filter.
+        """
         from diffembed.index.records import delete_records
 
-        return delete_records(self.path, ids)
+        return delete_records(self.path, ids, where=where)
 
     def compact(
         self,

@@ -5,17 +5,19 @@ Code that is written against ``SearchIndex`` works with either. ``Index`` and ``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
+from diffembed.index.documents import Document
 from diffembed.index.encoding import Hit, Progress, TextEncoder
 from diffembed.index.filters import Where
 from diffembed.index.fusion import Fusion
 from diffembed.index.records import WriteReport
 from diffembed.index.schema import Settings
-from diffembed.index.segments import FloatArray, IdArray
+from diffembed.index.segments import FloatArray, IdArray, Int8Rows
 
 if TYPE_CHECKING:
     from diffembed.index.index import Index
@@ -44,13 +46,21 @@ class SearchIndex(Protocol):
     def add(self, records: Iterable[Mapping[str, Any]], *, progress: Progress | None = ...) -> WriteReport: ...
     def upsert(self, records: Iterable[Mapping[str, Any]], *, progress: Progress | None = ...) -> WriteReport: ...
     def add_vectors(self, vectors_ND: npt.ArrayLike, ids_N: npt.ArrayLike) -> int: ...
-    def delete(self, ids: Iterable[str | int]) -> int: ...
+    def delete(self, ids: Iterable[str | int | Path] | None = ..., *, where: Where | None = ...) -> int: ...
 
+    def get(self, ids: Iterable[str | int | Path], *, vectors: bool = ...) -> list[Document]: ...
+    def scroll(
+        self, where: Where | None = ..., *, after: str | int | None = ..., limit: int | None = ..., vectors: bool = ...
+    ) -> Iterator[Document]: ...
+    def count(self, where: Where | None = ...) -> int: ...
+    def vectors(self, ids_N: npt.ArrayLike) -> Int8Rows: ...
     def search(
         self,
         query: str,
         *,
         top: int = ...,
+        offset: int = ...,
+        min_score: float | None = ...,
         where: Where | None = ...,
         hybrid: bool | Fusion = ...,
         weight: float = ...,
@@ -65,6 +75,8 @@ class SearchIndex(Protocol):
         queries: Sequence[str],
         *,
         top: int = ...,
+        offset: int = ...,
+        min_score: float | None = ...,
         where: Where | None = ...,
         hybrid: bool | Fusion = ...,
         weight: float = ...,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
 from diffembed.errors import InputError
 from diffembed.index.asking import TextSearch
+from diffembed.index.documents import Document, check_limit, deletable, document_keys, list_documents, one_of
 from diffembed.index.encoding import Progress, TextEncoder
 from diffembed.index.filters import Where, parse_filter
-from diffembed.index.incoming import vector_ids, vector_rows
+from diffembed.index.incoming import integer_id, record_keys, row_ids, vector_ids, vector_rows
 from diffembed.index.qdrant_calls import ATTEMPTS
 from diffembed.index.qdrant_collection import (
     Collection,
@@ -22,6 +24,7 @@ from diffembed.index.qdrant_collection import (
     make_collection,
     open_collection,
 )
+from diffembed.index.qdrant_documents import count_where, delete_where, page_of_keys, read_documents, read_vectors
 from diffembed.index.qdrant_forms import CollectionSettings
 from diffembed.index.qdrant_points import qdrant_filter
 from diffembed.index.qdrant_search import Searcher
@@ -32,7 +35,7 @@ from diffembed.index.qdrant_writing import (
     delete_vectors,
     write_vectors,
 )
-from diffembed.index.records import WriteReport, integer_id, record_keys, write_to
+from diffembed.index.records import WriteReport, write_to
 from diffembed.index.refresh import settings_for
 from diffembed.index.schema import Settings
 from diffembed.index.searching import Answer, Request
@@ -264,15 +267,71 @@ class QdrantIndex(TextSearch):
         write_vectors(self._collection, rows_ND, ids)
         return len(ids)
 
-    def delete(self, ids: Iterable[str | int]) -> int:
-        """Take records, files (by path) or vectors away by their ids; returns how many of them there were."""
+    def delete(self, ids: Iterable[str | int | Path] | None = None, *, where: Where | None = None) -> int:
+        """Take records, files or vectors away by their ids, or by a filter; see ``Index.delete``."""
+        one_of(ids, where)
         self._collection.check_shard()
-        given = record_keys(ids)
+        if where is not None:
+            self._require_documents()
+            return delete_where(self._collection, qdrant_filter(deletable(where)))
+        given = record_keys(ids or [])
         if self.settings.vectors_only:
             return delete_vectors(self._collection, [integer_id(id_) for id_ in given])
         return delete_documents(self._collection, map(str, given))
 
     # Reading
+
+    def get(self, ids: Iterable[str | int | Path], *, vectors: bool = False) -> list[Document]:
+        """Records and files as the collection holds them; see ``Index.get``.
+
+        Vectors have the direction that was stored, not the length (see ``qdrant_forms.py``).
+        """
+        keys = document_keys(ids)
+        self._require_documents()
+        return read_documents(self._collection, keys, vectors=vectors)
+
+    def scroll(
+        self,
+        where: Where | None = None,
+        *,
+        after: str | int | None = None,
+        limit: int | None = None,
+        vectors: bool = False,
+    ) -> Iterator[Document]:
+        """All documents, or those that a filter lets through; see ``Index.scroll``.
+
+        In an order that stays as it is, which is not that of their keys.
+        """
+        check_limit(limit)
+        self._require_documents()
+        wanted = self._filter(where)
+        return list_documents(
+            lambda last, many: page_of_keys(self._collection, wanted, last, many),
+            lambda keys: read_documents(self._collection, keys, vectors=vectors),
+            None if after is None else str(after),
+            limit,
+        )
+
+    def count(self, where: Where | None = None) -> int:
+        """How many documents there are, or pass a filter; of a collection of vectors only, how many vectors."""
+        if self.settings.vectors_only and where is None:
+            return len(self)
+        self._require_documents()
+        return count_where(self._collection, self._filter(where))
+
+    def vectors(self, ids_N: npt.ArrayLike) -> Int8Rows:
+        """``[N, D]`` int8 rows of a collection of vectors only, in the order asked for.
+
+        Their directions are those that were stored; their lengths are not (see ``qdrant_forms.py``).
+
+        Raises:
+            InputError: an id that is not there, or a collection of documents (see :meth:`get`).
+        """
+        return read_vectors(self._collection, row_ids(ids_N))
+
+    def _require_documents(self) -> None:
+        if self.settings.vectors_only:
+            raise InputError(f"{self.place} holds vectors only, no documents; ask for vectors(ids)")
 
     def _find(
         self, texts: Sequence[str], vectors_QD: Int8Rows, request: Request, where: Where | None

@@ -86,22 +86,31 @@ class Collection:
             found.update((record.id, record) for record in records)
         return found
 
-    def scroll(self, where: Any = None, *, payload: bool | list[str] = True, vectors: bool = False) -> Iterator[Any]:
-        """All points, by id; ``where`` is a filter of Qdrant."""
-        offset = None
-        while True:
+    def scroll(
+        self,
+        where: Any = None,
+        *,
+        payload: bool | list[str] = True,
+        vectors: bool = False,
+        start: Any = None,
+        limit: int | None = None,
+    ) -> Iterator[Any]:
+        """All points by id, or so many from the id ``start`` on; ``where`` is a filter of Qdrant."""
+        offset, left = start, limit
+        while left is None or left > 0:
             records, offset = self.call(
                 "read points",
                 self.client.scroll,
                 self.name,
                 scroll_filter=where,
-                limit=POINTS_AT_ONCE,
+                limit=POINTS_AT_ONCE if left is None else min(left, POINTS_AT_ONCE),
                 offset=offset,
                 with_payload=payload,
                 with_vectors=vectors,
                 shard_key_selector=self.shard_key,
             )
             yield from records
+            left = None if left is None else left - len(records)
             if offset is None:
                 return
 

@@ -27,6 +27,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from diffembed.errors import InputError
+from diffembed.index.incoming import vector_rows
 from diffembed.index.segments import FloatArray, Int8Rows, row_norms
 
 VectorForm = Literal["float16", "uint8"]
@@ -112,8 +113,30 @@ def stored(rows_ND: Int8Rows, form: VectorForm) -> FloatArray:
     norms = row_norms(rows_ND)[:, None]
     scale = np.divide(_length(rows.shape[1]), norms, out=np.zeros_like(norms), where=norms > 0)
     stretched: FloatArray = np.clip(np.rint(rows * scale), -128, 127)
-    stretched[norms[:, 0] == 0] = _STRETCH * (1 - 2 * (np.arange(rows.shape[1]) % 2))
+    stretched[norms[:, 0] == 0] = _nothing(rows.shape[1])
     return stretched + np.float32(128)
+
+
+def restored(values_ND: FloatArray, form: VectorForm) -> Int8Rows:
+    """Vectors of a collection as INT8, stretched: their directions are those that were stored, their lengths are not.
+
+    >>> restored(np.array([[0.6, 0.8]], np.float32), "float16").tolist()
+    [[95, 127]]
+    >>> rows = np.array([[3, 4], [0, 0]], np.int8)
+    >>> restored(stored(rows, "uint8"), "uint8").tolist()
+    [[27, 36], [0, 0]]
+    """
+    if form != "uint8":
+        return vector_rows(values_ND, None, "the vectors of the collection")
+    rows: Int8Rows = np.rint(values_ND - 128).astype(np.int8)
+    rows[(rows == _nothing(rows.shape[1])).all(axis=1)] = 0
+    return rows
+
+
+def _nothing(dims: int) -> FloatArray:
+    """What stands for a vector of zeros among bytes: close to none."""
+    signs: FloatArray = (_STRETCH * (1 - 2 * (np.arange(dims) % 2))).astype(np.float32)
+    return signs
 
 
 def cosine_of(score: float, form: VectorForm, dims: int) -> float:

@@ -194,9 +194,14 @@ def _beyond(documents: Sequence[NewDocument]) -> Any:
 
 def count_documents(collection: Collection, within: Sequence[Any] = ()) -> int:
     """How many documents there are that some filters of Qdrant let through."""
+    return collection.count(first_chunks(within))
+
+
+def first_chunks(within: Sequence[Any] = ()) -> Any:
+    """A filter for the first chunks of documents, of each one, that some filters of Qdrant let through."""
     models = load_client().models
     first = models.FieldCondition(key="chunk", match=models.MatchValue(value=0))
-    return collection.count(models.Filter(must=[first, *within]))
+    return models.Filter(must=[first, *within])
 
 
 def delete_documents(collection: Collection, keys: Iterable[str]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -12,8 +12,17 @@ import numpy.typing as npt
 from diffembed.errors import IndexStoreError, InputError
 from diffembed.index.asking import TextSearch
 from diffembed.index.catalog import Catalog, IdArray
+from diffembed.index.documents import (
+    Document,
+    check_limit,
+    count_where,
+    document_keys,
+    keys_where,
+    list_documents,
+    read_documents,
+)
 from diffembed.index.filters import Where, allowed_rows, parse_filter, sql
-from diffembed.index.incoming import vector_rows
+from diffembed.index.incoming import record_keys, row_ids, vector_rows
 from diffembed.index.parts import open_snapshot
 from diffembed.index.scan import Snapshot
 from diffembed.index.schema import Settings, StoredChunk
@@ -119,6 +128,97 @@ class IndexReader(TextSearch):
         return self._reading(
             lambda snapshot: snapshot.search(queries_QD, top, allowed=self._rows_where(where), exact=exact)
         )
+
+    def get(self, ids: Iterable[str | int | Path], *, vectors: bool = False) -> list[Document]:
+        """Records (by id) and files (by path) as the index holds them, all in one state of it.
+
+        Args:
+            ids: which; one that is not there is left out.
+            vectors: the vectors of their chunks, too.
+
+        Returns:
+            Those that are there, in the order asked for, each once.
+
+        Raises:
+            InputError: no list of ids; an index of vectors only (see :meth:`vectors`).
+        """
+        keys = document_keys(ids)
+        self._require_documents()
+        return self._reading(lambda snapshot: read_documents(self._catalog, snapshot, keys, vectors=vectors))
+
+    def named(self, names: Iterable[str]) -> list[str]:
+        """Ids by what a person types, one for each: a name that no document has is a path, also a relative one.
+
+        Paths are made absolute as those of ``refresh`` are, whether or not the file is still there.
+        """
+        given = list(map(str, record_keys(names)))
+        if self.settings.vectors_only:
+            return given
+        return [name if self._catalog.document(name) else str(Path(name).resolve()) for name in given]
+
+    def scroll(
+        self,
+        where: Where | None = None,
+        *,
+        after: str | int | None = None,
+        limit: int | None = None,
+        vectors: bool = False,
+    ) -> Iterator[Document]:
+        """All documents, or those that a filter lets through, one after the other by their keys.
+
+        They are read some at a time: each comes as it is when it is read. To go on later, or page by page, give the
+        last key seen.
+
+        Args:
+            where: only documents that this filter lets through.
+            after: the key after which to begin; it need not be there any more.
+            limit: how many at most; ``None`` for all.
+            vectors: the vectors of their chunks, too.
+
+        Raises:
+            InputError: a filter or a limit that is none; an index of vectors only (:meth:`export` has its ids).
+        """
+        check_limit(limit)
+        self._require_documents()
+        if where is not None:
+            parse_filter(where)
+
+        def page(last: str, many: int) -> list[str]:
+            with self._catalog.reading():
+                return keys_where(self._catalog, where, last, many)
+
+        def read(keys: list[str]) -> list[Document]:
+            return self._reading(lambda snapshot: read_documents(self._catalog, snapshot, keys, vectors=vectors))
+
+        return list_documents(page, read, None if after is None else str(after), limit)
+
+    def count(self, where: Where | None = None) -> int:
+        """How many documents there are, or pass a filter; of an index of vectors only, how many vectors.
+
+        ``len(index)`` counts chunks.
+        """
+        if self.settings.vectors_only and where is None:
+            return len(self)
+        self._require_documents()
+        with self._catalog.reading():
+            return count_where(self._catalog, where)
+
+    def vectors(self, ids_N: npt.ArrayLike) -> Int8Rows:
+        """``[N, D]`` int8 rows as they are stored, in the order asked for.
+
+        Args:
+            ids_N: ``[N]`` numbers of chunks (``Hit.chunk_id``); of an index of vectors only, the ids that they were
+                stored under.
+
+        Raises:
+            InputError: an id that is not there.
+        """
+        ids = row_ids(ids_N)
+        return self._reading(lambda snapshot: snapshot.rows_of(ids))
+
+    def _require_documents(self) -> None:
+        if self.settings.vectors_only:
+            raise InputError(f"{self.path} holds vectors only, no documents; ask for vectors(ids)")
 
     def chunks(self, ids: Sequence[int]) -> list[StoredChunk]:
         """Text and place of chunks by id.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,11 +14,12 @@ import numpy.typing as npt
 
 from diffembed.chunker import Chunker
 from diffembed.errors import InputError
-from diffembed.index.catalog import Catalog
+from diffembed.index.documents import deletable, one_of
 from diffembed.index.encoding import Progress, TextEncoder, encode_chunks
-from diffembed.index.incoming import Record, read_record, vector_ids, vector_rows
+from diffembed.index.filters import Where, sql
+from diffembed.index.incoming import Record, integer_id, read_record, record_keys, vector_ids, vector_rows
 from diffembed.index.refresh import BATCH_CHUNKS
-from diffembed.index.schema import NewDocument, Settings, StoredDocument, require_unicode
+from diffembed.index.schema import NewDocument, Settings, StoredDocument
 from diffembed.index.segments import Int8Rows
 from diffembed.index.store import Store, open_existing
 from diffembed.text.chunking import Chunk
@@ -219,11 +219,18 @@ def _require_vectors_only(store: Store) -> None:
         raise InputError(f"{store.folder} holds documents; give records (add, upsert) instead of rows of vectors")
 
 
-def delete_records(folder: Path, ids: Iterable[str | int]) -> int:
+def delete_records(folder: Path, ids: Iterable[str | int | Path] | None = None, *, where: Where | None = None) -> int:
     """Take records, files or vectors away (see ``Index.delete``)."""
-    given = record_keys(ids)
+    one_of(ids, where)
+    given = [] if ids is None else record_keys(ids)
+    condition = None if where is None else sql(deletable(where))
     with open_existing(folder) as store:
-        if store.settings.vectors_only:
+        if condition is not None:
+            _require_documents(store)
+            text, values = condition
+            keys = store.catalog.query(f"SELECT d.key FROM documents d WHERE {text}", values)
+            removed = store.remove_documents(row[0] for row in keys) if keys else 0
+        elif store.settings.vectors_only:
             removed = store.remove_rows(np.array([integer_id(id_) for id_ in given], np.int64)) if given else 0
         else:
             removed = store.remove_documents(dict.fromkeys(map(str, given)))
@@ -232,41 +239,6 @@ def delete_records(folder: Path, ids: Iterable[str | int]) -> int:
         return removed
 
 
-def delete_named(folder: Path, names: Iterable[str]) -> int:
-    """``delete_records`` by what a person types: a name that no document has is a path, also a relative one.
-
-    Paths are made absolute as those of ``refresh_index`` are, whether or not the file is still there.
-    """
-    given = list(map(str, record_keys(names)))
-    with closing(Catalog.open(folder)) as catalog:
-        if not catalog.settings().vectors_only:
-            given = [name if catalog.document(name) else str(Path(name).resolve()) for name in given]
-    return delete_records(folder, given)
-
-
-def record_keys(ids: Iterable[str | int]) -> list[str | int]:
-    """Ids as callers give them, checked.
-
-    Raises:
-        InputError: one string in the place of a list, or something that is neither a string nor an integer.
-    """
-    if isinstance(ids, str | bytes):
-        raise InputError(f"ids is the string {ids!r}; give a list of ids")
-    given = list(ids)
-    for id_ in given:
-        if isinstance(id_, bool) or not isinstance(id_, str | int | np.integer):
-            raise InputError(f"{id_!r} is no id; give strings, or integers")
-        require_unicode(f"id {id_!r}", str(id_))
-    return given
-
-
-def integer_id(id_: str | int) -> int:
-    """An id of an index that holds vectors only.
-
-    Raises:
-        InputError: not an integer from 0 to 2**63 - 1.
-    """
-    number = int(id_) if not isinstance(id_, str) or (id_.isascii() and id_.isdigit()) else -1
-    if not 0 <= number < 2**63:
-        raise InputError(f"{id_!r} is no id of an index of vectors only; give integers from 0 to 2**63 - 1")
-    return number
+def _require_documents(store: Store) -> None:
+    if store.settings.vectors_only:
+        raise InputError(f"{store.folder} holds vectors only: there is no metadata for a filter to look at")

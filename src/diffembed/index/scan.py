@@ -170,6 +170,27 @@ class Snapshot:
             _each(queries_QD, sealed, best, threads)
         return best.ids, best.scores
 
+    def rows_of(self, ids_N: IdArray) -> Int8Rows:
+        """``[N, D]`` copies of the rows of some ids, in their order.
+
+        Raises:
+            InputError: an id that no live row has.
+        """
+        wanted, order = np.unique(ids_N, return_inverse=True)
+        there = np.zeros(len(wanted), np.bool_)
+        rows_ND = np.empty((len(wanted), self.parts[0].segment.dims if self.parts else 0), np.int8)
+        for part in self.parts:
+            places = part.segment.places_of(wanted)
+            places = places if part.live is None else places[part.live[places]]
+            if len(places):
+                at = np.searchsorted(wanted, part.segment.ids_at(places))
+                rows_ND[at] = part.segment.rows_at(places)
+                there[at] = True
+        if not there.all():
+            raise InputError(f"there is no row {wanted[~there][0]} in the index; it may have been replaced or deleted")
+        found: Int8Rows = rows_ND[order]
+        return found
+
     def _left(self, allowed: IdArray) -> list[_Left]:
         """What a filter leaves of every part."""
         known = self._filtered

@@ -47,6 +47,16 @@ class Request:
         """The same, of fewer chunks."""
         return replace(self, allowed=allowed)
 
+    def below(self, offset: int) -> Request:
+        """The same, with so many more results: those that stand before the ones that are wanted.
+
+        Raises:
+            InputError: not a whole number from 0.
+        """
+        if isinstance(offset, bool) or not isinstance(offset, int | np.integer) or offset < 0:
+            raise InputError(f"offset is {offset!r}; give a whole number from 0")
+        return replace(self, top=self.top + int(offset))
+
     def check(self) -> None:
         """Raise ``InputError`` for numbers that make no sense."""
         for name, number in (("top", self.top), ("neighbours", self.neighbours)):
