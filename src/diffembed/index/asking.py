@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from diffembed.errors import InputError
 from diffembed.index.encoding import Hit, TextEncoder, best_sentences, check_model, load_encoder
 from diffembed.index.filters import Where
 from diffembed.index.fusion import DENSE_WEIGHT, Fusion, check_fusion
+from diffembed.index.incoming import vector_rows
 from diffembed.index.schema import Settings
 from diffembed.index.searching import Answer, Request
 from diffembed.index.segments import Int8Rows
@@ -117,8 +119,7 @@ class TextSearch:
         request.check()
         request = request.below(offset)
         least = _least(min_score)
-        if self.settings.vectors_only:
-            raise InputError(f"{self.place} holds vectors only, no texts; search it with search_vectors")
+        self._require_texts()
         model = self._model(encoder)
         if not queries:
             return []
@@ -129,6 +130,40 @@ class TextSearch:
             best = best_sentences(model, vector_D, [answer.stored for answer in found]) if sentences else None
             hits.append([answer.hit(best[n] if best else None) for n, answer in enumerate(found)])
         return hits
+
+    def search_by_vectors(
+        self,
+        vectors_QD: npt.ArrayLike,
+        *,
+        top: int = 10,
+        offset: int = 0,
+        min_score: float | None = None,
+        where: Where | None = None,
+        group: bool = False,
+        exact: bool = False,
+        neighbours: int = 0,
+    ) -> list[list[Hit]]:
+        """As :meth:`search_all`, asked with vectors made elsewhere by the same model; no sentence is told apart.
+
+        Args:
+            vectors_QD: ``[Q, D]`` int8, or floating point (see ``vector_rows``).
+            top, offset, min_score, where, group, exact, neighbours: as of :meth:`search`.
+
+        Raises:
+            InputError: vectors of another width; an index of vectors only (see ``search_vectors``).
+        """
+        request = Request(top, group=group, exact=exact, neighbours=neighbours)
+        request.check()
+        request = request.below(offset)
+        least = _least(min_score)
+        self._require_texts()
+        queries_QD = vector_rows(vectors_QD, self.settings.dims, "the queries")
+        found = self._find([""] * len(queries_QD), queries_QD, request, where)
+        return [[answer.hit(None) for answer in all_[offset:] if answer.score >= least] for all_ in found]
+
+    def _require_texts(self) -> None:
+        if self.settings.vectors_only:
+            raise InputError(f"{self.place} holds vectors only, no texts; search it with search_vectors")
 
     def _model(self, encoder: TextEncoder | str | None = None) -> TextEncoder:
         if encoder is None:

@@ -39,6 +39,9 @@ class SearchIndex(Protocol):
 
     settings: Settings
 
+    @property
+    def encoder(self) -> TextEncoder: ...
+
     def __len__(self) -> int: ...
     def close(self) -> None: ...
     def stats(self) -> SearchStats: ...
@@ -85,6 +88,18 @@ class SearchIndex(Protocol):
         neighbours: int = ...,
         sentences: bool = ...,
         encoder: TextEncoder | str | None = ...,
+    ) -> list[list[Hit]]: ...
+    def search_by_vectors(
+        self,
+        vectors_QD: npt.ArrayLike,
+        *,
+        top: int = ...,
+        offset: int = ...,
+        min_score: float | None = ...,
+        where: Where | None = ...,
+        group: bool = ...,
+        exact: bool = ...,
+        neighbours: int = ...,
     ) -> list[list[Hit]]: ...
     def search_vectors(
         self, vectors_QD: npt.ArrayLike, top: int, *, where: Where | None = ..., exact: bool = ...

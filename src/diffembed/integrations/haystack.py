@@ -12,6 +12,11 @@ from typing import Any, Literal
 
 from diffembed.errors import InputError
 from diffembed.integrations.bound import BoundEncoder, as_lists, bind, missing_extra, owner_of
+from diffembed.integrations.haystack_store import (
+    DiffembedDocumentStore,
+    DiffembedEmbeddingRetriever,
+    DiffembedRetriever,
+)
 from diffembed.vectors.embeddings import Embeddings, VectorDtype
 
 try:
@@ -19,7 +24,14 @@ try:
 except ImportError as error:
     raise missing_extra("haystack", "haystack-ai", error) from error
 
-__all__ = ["DiffembedContextualDocumentEmbedder", "DiffembedDocumentEmbedder", "DiffembedTextEmbedder"]
+__all__ = [
+    "DiffembedContextualDocumentEmbedder",
+    "DiffembedDocumentEmbedder",
+    "DiffembedDocumentStore",
+    "DiffembedEmbeddingRetriever",
+    "DiffembedRetriever",
+    "DiffembedTextEmbedder",
+]
 
 
 class _Embedder:

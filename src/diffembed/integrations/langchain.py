@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from diffembed.encoder import Encoder
 from diffembed.errors import InputError
 from diffembed.integrations.bound import as_lists, bind, missing_extra, owner_of
+from diffembed.integrations.langchain_store import DiffembedVectorStore
 from diffembed.vectors.embeddings import VectorDtype
 
 try:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from langchain_core.documents import Document
     from langchain_core.vectorstores import VectorStore
 
-__all__ = ["DiffembedEmbeddings", "add_chunks"]
+__all__ = ["DiffembedEmbeddings", "DiffembedVectorStore", "add_chunks"]
 
 Vector = list[float]
 
@@ -60,6 +61,11 @@ class DiffembedEmbeddings(Embeddings):
         self._bound = bind(model, dtype=dtype, dims=dims, truncate=truncate, windows=windows)
         self._filling = Lock()
         self._read: dict[str, deque[Vector]] | None = None
+
+    @property
+    def encoder(self) -> Encoder:
+        """The loaded model."""
+        return self._bound.encoder
 
     def embed_documents(self, texts: list[str]) -> list[Vector]:
         """One vector a text, each read alone."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from diffembed.encoder import Encoder
 from diffembed.integrations.bound import BoundEncoder, as_lists, bind, missing_extra
+from diffembed.integrations.llamaindex_store import DiffembedVectorStore
 
 try:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -22,7 +23,7 @@ try:
 except ImportError as error:
     raise missing_extra("llamaindex", "llama-index-core", error) from error
 
-__all__ = ["DiffembedEmbedding"]
+__all__ = ["DiffembedEmbedding", "DiffembedVectorStore"]
 
 Vector = list[float]
 _LARGEST_BATCH = 2048  # what LlamaIndex allows; the encoder makes batches of its own
