@@ -145,7 +145,8 @@ class DiffembedVectorStore(BasePydanticVectorStore):
         mode = query.mode
         if mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.HYBRID, *_WORDS_ALONE):
             raise InputError(f"there is no query mode {mode.value!r}; use default, hybrid, sparse or text_search")
-        where = _where(query.filters, node_ids=query.node_ids, doc_ids=query.doc_ids)
+        # LlamaIndex's retriever gives an empty list where it knows of no ids
+        where = _where(query.filters, node_ids=query.node_ids or None, doc_ids=query.doc_ids or None)
         top = query.similarity_top_k
         if query.query_str:
             if mode == VectorStoreQueryMode.HYBRID:
