@@ -172,6 +172,21 @@ def check_records(index: Index, expected: dict[str, dict[str, Any]], encoder: An
         best[key] = max(score, best.get(key, -2.0))
     np.testing.assert_allclose([h.score for h in grouped], sorted(best.values(), reverse=True)[:top], atol=1e-6)
     check_words(index, expected, query, kept, where)
+    check_documents(index, expected, kept, where, encoder, chance)
+
+
+def check_documents(index: Index, expected: Any, kept: Any, where: Any, encoder: Any, chance: random.Random) -> None:
+    """Read by id and by filter, with the vectors of a few, there is what the dictionary has."""
+    assert index.count(where) == len(kept)
+    found = {d.key: (dict(d.metadata), [chunk.text for chunk in d.chunks]) for d in index.scroll(where)}
+    assert found == plain(kept)
+    asked = chance.sample(KEYS, 5)
+    documents = index.get(asked, vectors=True)
+    assert [d.key for d in documents] == [key for key in asked if key in expected]
+    for document in documents:
+        rows = encoder.encode_documents(expected[document.key]["chunks"], dtype="int8").values
+        assert np.array_equal(document.vectors, rows)  # type: ignore[arg-type]
+        assert np.array_equal(index.vectors(document.chunk_ids[::-1]), rows[::-1])
 
 
 def check_words(index: Index, expected: Any, query: str, kept: Any, where: Any) -> None:
@@ -214,10 +229,14 @@ def test_records(tmp_path: Path, start: Callable[[], Worker], chance: random.Ran
                 new, op = [record for record in new if record["id"] not in expected], "add"
             after = expected | {record["id"]: record for record in new}
             asked: dict[str, Any] = {"op": op, "records": new}
-        elif act < 0.6:
+        elif act < 0.57:
             keys = chance.sample(KEYS, chance.randint(1, 8))
             after = {key: record for key, record in expected.items() if key not in keys}
             asked = {"op": "delete", "ids": keys}
+        elif act < 0.6:
+            where = {"and": [some_filter(chance), {"key": {"in": chance.sample(KEYS, 30)}}]}
+            after = {k: r for k, r in expected.items() if not oracle.passes(where, k, r["metadata"])}
+            asked = {"op": "delete", "where": where}
         elif act < 0.63:
             after, asked = expected, {"op": "compact"}
         elif act < 0.68:
@@ -316,6 +335,8 @@ def check_vectors(index: Index, expected: dict[int, Any], numbers: Any) -> None:
     found = dict(zip(expected, exact.tolist(), strict=True))
     np.testing.assert_allclose(scores[0, :count], [found[i] for i in ids[0, :count].tolist()], atol=1e-6)
     assert len(set(ids[0, :count].tolist())) == count
+    some = numbers.choice(sorted(expected), 5) if expected else np.empty(0, np.int64)
+    assert index.vectors(some).tolist() == [expected[int(id_)].tolist() for id_ in some]
 
 
 def rows_of(index: Index) -> dict[int, list[int]]:

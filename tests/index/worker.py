@@ -35,7 +35,7 @@ def main(folder: Path, dims: int) -> None:
                 case "vectors":
                     result = index.add_vectors(np.array(asked["rows"], np.int8), asked["ids"])
                 case "delete":
-                    result = index.delete(asked["ids"])
+                    result = index.delete(asked.get("ids"), where=asked.get("where"))
                 case "compact":
                     index.compact()
                     result = 0

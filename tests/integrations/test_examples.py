@@ -10,7 +10,12 @@ import pytest
 from diffembed.doctor import BUNDLED
 
 TEXT = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"^## (.+?)\n.*?^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+SECTIONS = re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL)
+EXAMPLES = [
+    (name, code)
+    for name, section in SECTIONS
+    for code in re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+]
 NEEDS = {
     "sentence-transformers": "sentence_transformers",
     "LangChain": "langchain_core",
@@ -22,12 +27,12 @@ NEEDS = {
 
 
 def test_every_framework_has_an_example() -> None:
-    assert [name for name, _ in EXAMPLES] == list(NEEDS)
+    assert list(dict.fromkeys(name for name, _ in EXAMPLES)) == list(NEEDS)
 
 
 @pytest.mark.skipif(not (BUNDLED / "diffembed.json").exists(), reason="the embedded model has not been trained yet")
 @pytest.mark.filterwarnings("ignore")  # what frameworks warn about in themselves
-@pytest.mark.parametrize(("name", "code"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
+@pytest.mark.parametrize(("name", "code"), EXAMPLES, ids=[f"{name}-{n}" for n, (name, _) in enumerate(EXAMPLES)])
 def test_example_runs(
     name: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
