@@ -35,7 +35,12 @@ def nodes(library: dict[str, list[str]]) -> list[TextNode]:
         TextNode(
             id_=f"{name}-{place}",
             text=text,
-            metadata={"name": name, "place": place, "tags": ["first", name] if place == 0 else [name]},
+            metadata={
+                "name": name,
+                "place": place,
+                "tags": ["first", name] if place == 0 else [name],
+                "doc_id": "my own",
+            },
             excluded_embed_metadata_keys=["name", "place", "tags"],
             relationships={NodeRelationship.SOURCE: RelatedNodeInfo(node_id=name)},
         )

@@ -172,7 +172,7 @@ def _written(node: BaseNode) -> dict[str, Any]:
     """The metadata of a node, and beside it the node without its metadata and text, as LlamaIndex's stores keep it."""
     metadata: dict[str, Any] = node_to_metadata_dict(node, remove_text=True)
     content = json.loads(metadata["_node_content"])
-    content["metadata"] = {}
+    content["metadata"] = {name: value for name, value in node.metadata.items() if name in _OWN}  # written over above
     metadata["_node_content"] = json.dumps(content, ensure_ascii=False)
     return metadata
 
@@ -186,7 +186,7 @@ def _read(key: str, text: str, metadata: Mapping[str, Any]) -> BaseNode:
     if "_node_content" not in metadata:
         return TextNode(id_=key, text=text, metadata=dict(metadata))
     node = metadata_dict_to_node({name: metadata[name] for name in _NODE}, text)
-    node.metadata = {name: value for name, value in metadata.items() if name not in _OWN}
+    node.metadata = {name: value for name, value in metadata.items() if name not in _OWN} | node.metadata
     return node
 
 
