@@ -119,7 +119,7 @@ def search(
       diffembed search "retry after a timeout" src/ docs/ --top 3 --where "kind = code"
       diffembed search "E1142 overflow" logs/ --hybrid --group --neighbours 1
       diffembed search "warranty period" contracts/ --json
-      diffembed search - notes.index --json < questions.txt > answers.jsonl
+      cat questions.txt | diffembed search - notes.index --json
     """
     from diffembed import verbs_index
     from diffembed.errors import InputError

@@ -35,7 +35,7 @@ def add(
     \b
     Examples:
       diffembed index add tickets.index tickets.jsonl
-      diffembed index list old.index --json --vectors | diffembed index add new.index -
+      cat tickets.jsonl | diffembed index add tickets.index -
     """
     from diffembed import verbs_records
 
@@ -144,7 +144,7 @@ def list_(
     Examples:
       diffembed index list tickets.index --where "year < 2020"
       diffembed index list tickets.index --limit 100 --after 4711
-      diffembed index list tickets.index --json --vectors | gzip > tickets.jsonl.gz
+      diffembed index list tickets.index --json --vectors
     """
     from diffembed import verbs_records
 
