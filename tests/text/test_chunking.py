@@ -74,6 +74,7 @@ LINES = st.sampled_from(
 )
 @settings(max_examples=300, deadline=None)
 @example("    b\n\n\n\n", "prose", 1, "structure", "\r\n")
+@example("a梟。\na", "prose", 2, "structure", "\r\n")
 def test_line_ends_of_other_systems_change_nothing(text, kind, max_tokens, strategy, end) -> None:  # type: ignore[no-untyped-def]
     found = texts(cut(text.replace("\n", end), kind, max_tokens, strategy))
     assert [chunk.replace(end, "\n") for chunk in found] == texts(cut(text, kind, max_tokens, strategy))

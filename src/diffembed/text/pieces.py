@@ -135,7 +135,8 @@ def _cut_words(text: str, _: TextKind, unit: Unit, __: Limit) -> list[Unit]:
 def _cut_characters(text: str, _: TextKind, unit: Unit, limit: Limit) -> list[Unit]:
     cuts: list[int] = []
     at = unit.start
-    while unit.end - at > limit.max_tokens:
+    end = at + len(text[at : unit.end].rstrip())  # blanks stay with the last piece, however a line ends
+    while end - at > limit.max_tokens:
         cut = safe_cut(text, at + limit.max_tokens, at)
         at = cut if cut > at else at + limit.max_tokens
         cuts.append(at)
