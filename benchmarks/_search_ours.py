@@ -9,8 +9,10 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from threading import Event, Thread
 from unittest import mock
 
 import numpy as np
@@ -24,10 +26,11 @@ from diffembed.index.parts import open_snapshot
 from diffembed.index.scan import Snapshot
 from diffembed.index.schema import Settings
 from diffembed.index.store import create_store, open_existing
+from diffembed.index.tuning import tune
 
 ADDED = 16 * BLOCK  # rows of one commit
 TUNED_WITH = 512  # queries that are not among those that are measured
-CGROUP = Path("/sys/fs/cgroup")
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 def index_folder(grown: Grown) -> Path:
@@ -63,11 +66,13 @@ def build(grown: Grown, recall_wanted: float) -> dict[str, float]:
                 clock.write_text(json.dumps(spent))
                 progress(f"{grown.dims} dims: compacting, {done:,} of {rows:,} rows, {now - begin:.0f} s")
 
-        store.compact(recall=recall_wanted, questions=grown.queries[-TUNED_WITH:], progress=tick)
+        with peak_mb() as peak:
+            store.compact(recall=recall_wanted, questions=grown.queries[-TUNED_WITH:], progress=tick)
         spent["compact"] = before + time.perf_counter() - begin
         clock.write_text(json.dumps(spent))
         tuned = [json.loads(listed.tuning) for listed in store.catalog.segments()]
     figures = {"build_seconds": spent["add"] + spent["compact"], "add_seconds": spent["add"]}
+    figures["build_ram_mb"] = peak[0]
     figures["disk_mb"] = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     figures["coarse_mb"] = sum(path.stat().st_size for path in folder.rglob("*.coarse")) / 1e6
     figures["segments"] = len(tuned)
@@ -76,6 +81,27 @@ def build(grown: Grown, recall_wanted: float) -> dict[str, float]:
         figures |= {name: float(np.mean([s[name] for s in first])) for name in ("probes", "candidates")}
         figures["tuned_recall"] = float(np.mean([s["recall"] for s in first]))
     return figures
+
+
+@contextmanager
+def peak_mb() -> Iterator[list[float]]:
+    """The most anonymous memory that this process takes meanwhile, on top of what it has: looked at ten times a second.
+
+    What it has is libraries and the real vectors that the set is grown from.
+    """
+    before, most, ended = resident_mb(), [0.0], Event()
+
+    def look() -> None:
+        while not ended.wait(0.1):
+            most[0] = max(most[0], resident_mb() - before)
+
+    looking = Thread(target=look)
+    looking.start()
+    try:
+        yield most
+    finally:
+        ended.set()
+        looking.join()
 
 
 @contextmanager
@@ -125,9 +151,34 @@ def unpooled(snapshot: Snapshot, queries: Int8Rows, exact: IdArray) -> dict[str,
     return {"unpooled.recall_at_10": recall(found, exact), "unpooled.p50_ms": float(np.median(taken))}
 
 
+def own(grown: Grown, count: int, recall_wanted: float) -> dict[str, float]:
+    """Recall and latency where nobody gives questions: tuned as ``index compact`` does it then, by the index's own rows.
+
+    The process is new and the files are in page cache, so its first answer is measured too.
+    """
+    queries, exact = grown.queries[:count], grown.exact(count)[0]
+    start = time.perf_counter()
+    with opened(grown) as snapshot:
+        snapshot.search(queries[:1], 10)
+        figures = {"first_ms": 1000 * (time.perf_counter() - start)}
+        parts, start = [], time.perf_counter()
+        for part in snapshot.parts:
+            sealed = part.sealed
+            if sealed is not None:
+                tuning = tune(part.segment, sealed.coarse, sealed.tuning.codes, wanted=recall_wanted)
+                sealed = replace(sealed, tuning=tuning)
+            parts.append(replace(part, sealed=sealed))
+        figures["own.tune_seconds"] = time.perf_counter() - start
+        snapshot = Snapshot(parts)
+        found, _ = snapshot.search(queries, 10, threads=1)
+        figures["own.recall_at_10"] = recall(found, exact[:, :10])
+        taken = percentiles(timed(lambda query: snapshot.search(query[None], 10), queries))
+    return figures | {f"own.{name}": value for name, value in taken.items()}
+
+
 def cold(grown: Grown, count: int) -> dict[str, float]:
     """Files dropped from page cache (``posix_fadvise``): all of them before the first query; the rows before each."""
-    queries = grown.queries[-count:]
+    queries = grown.queries[:count]
     drop(index_folder(grown), "")
     with opened(grown) as snapshot:
         start = timed(lambda query: snapshot.search(query[None], 10), queries)
@@ -156,32 +207,42 @@ def drop(folder: Path, suffix: str) -> None:
 
 
 def capped(grown: Grown, count: int, cap_gb: float) -> dict[str, float]:
-    """Latency where memory and page cache together are ``cap_gb``: a cgroup where one can be made, else ballast."""
+    """Latency where memory and page cache together are ``cap_gb``: a cgroup where one can be made, else ballast.
+
+    Other queries than those that are measured bring into the cache what fits.
+    """
     drop(index_folder(grown), "")
-    ballast = None
-    by_cgroup = _join_cgroup(cap_gb)
-    if not by_cgroup:
-        ballast = _ballast(cap_gb)
-    queries = grown.queries[:count]
-    with opened(grown) as snapshot:
-        snapshot.search(queries, 10, threads=1)
-        figures = percentiles(timed(lambda query: snapshot.search(query[None], 10), queries))
-    if ballast is not None:
-        ballast.close()
+    queries, others = grown.queries[:count], grown.queries[-TUNED_WITH:]
+    with _cgroup(cap_gb) as by_cgroup:
+        ballast = None if by_cgroup else _ballast(cap_gb)
+        with opened(grown) as snapshot:
+            snapshot.search(others, 10, threads=1)
+            figures = percentiles(timed(lambda query: snapshot.search(query[None], 10), queries))
+        if ballast is not None:
+            ballast.close()
     return {"cap.gb": cap_gb, "cap.by_cgroup": float(by_cgroup)} | {f"cap.{k}": v for k, v in figures.items()}
 
 
-def _join_cgroup(cap_gb: float) -> bool:
-    folder = CGROUP / "diffembed-search"
-    if not (CGROUP / "cgroup.controllers").is_file():
-        return False
-    try:
-        folder.mkdir(exist_ok=True)
-        (folder / "memory.max").write_text(str(int(cap_gb * 2**30)))
-        (folder / "cgroup.procs").write_text(str(os.getpid()))
-    except OSError:
-        return False
-    return True
+@contextmanager
+def _cgroup(cap_gb: float) -> Iterator[bool]:
+    """This process in a cgroup of its own with a limit on its memory; whether that could be done."""
+    for controller, limit in ((CGROUPS / "memory", "memory.limit_in_bytes"), (CGROUPS, "memory.max")):
+        folder = controller / "diffembed-search"
+        try:
+            folder.mkdir(exist_ok=True)
+            (folder / limit).write_text(str(int(cap_gb * 2**30)))
+            (folder / "cgroup.procs").write_text(str(os.getpid()))
+        except OSError:
+            with suppress(OSError):
+                folder.rmdir()
+            continue
+        try:
+            yield True
+        finally:
+            (controller / "cgroup.procs").write_text(str(os.getpid()))
+            folder.rmdir()
+        return
+    yield False
 
 
 def _ballast(cap_gb: float) -> mmap.mmap:

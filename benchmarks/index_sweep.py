@@ -26,7 +26,7 @@ import numpy as np
 
 from _common import parser, progress, report
 from _grown import Grown, recall
-from _search_peers import Binary, Faiss, Rescored, percentiles, resident_mb, timed
+from _search_peers import Binary, Faiss, Rescored, percentiles, resident_mb, rows_file, timed
 from diffembed.index.coarse import Coarse
 from diffembed.index.coarse_build import Codes, Design, build_coarse
 
@@ -125,6 +125,7 @@ def measure(grown: Grown, variant: str, count: int) -> dict[str, float]:
 
     exact, queries = grown.exact(count)[0][:, :10], grown.queries[:count]
     made = VARIANTS[variant]()
+    rows_file(grown, grown.work)  # which all variants share
     before, start = resident_mb(), time.perf_counter()
     made.build(grown, grown.work)
     figures = {"build_seconds": time.perf_counter() - start + made.earlier_seconds, "disk_mb": made.bytes() / 1e6}

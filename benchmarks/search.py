@@ -11,13 +11,16 @@ stopped goes on, `--only` measures one part, and the result file keeps the other
 
     PART.recall_at_10, .p50_ms, .p95_ms, .p99_ms     diffembed, files in page cache, one query at a time, one thread
     PART.passages.recall_at_10, .questions.*         the same by kind of query; PART.recall_at_100
-    PART.tuned_recall                                what tuning found on rows that were moved off, for ten results
+    PART.tuned_recall                                what tuning found of the questions that it was given
+    PART.own.{recall_at_10,p50_ms,p95_ms,...}        tuned by the index's own rows, as where nobody has questions
+    PART.first_ms                                    open and first answer of a new process, files in page cache
     PART.unpooled.{recall_at_10,p50_ms}              all candidates of all segments rescored, where there are several
     PART.cold.p95_ms                                 the int8 rows dropped from page cache before every query
     PART.start.first_ms, .start.p95_ms               a new process, all files dropped before its first query
     PART.cap.p95_ms, .cap.gb, .cap.by_cgroup         memory and page cache capped (1: by a cgroup, 0: by ballast)
     PART.qps_1, .qps_2                               queries a second in one batch, with one and two workers
     PART.build_seconds, .add_seconds, .disk_mb, .coarse_mb, .ram_mb (anonymous memory), .open_seconds
+    PART.build_ram_mb                                the most anonymous memory that compaction takes
     PART.filter_tenth.p50_ms                         a filter that leaves a tenth of the rows
     PART.PEER.{recall_at_10,p50_ms,p95_ms,p99_ms,build_seconds,ram_mb,disk_mb}
 """
@@ -48,7 +51,7 @@ class Part:
     Attributes:
         dims, rows: of the set.
         queries: how many; half passages, half questions.
-        cap_gb: memory and page cache for the run under a cap: half of what index and rows take, or less.
+        cap_gb: memory and page cache for the run under a cap: half of what index and rows take, or less; 0: no such run.
         peers: which are measured beside; the others would take hours or more memory than there is.
     """
 
@@ -62,6 +65,8 @@ class Part:
 _ALL = tuple(PEERS)
 _LARGE = ("exact", "hamming", "faiss_ivf_pq", "faiss_ivf_rabitq")
 PARTS = {
+    "200k_384": Part(384, 200_000, 2000, 0, _ALL),  # real vectors only
+    "200k_512": Part(512, 200_000, 2000, 0, _ALL),
     "1m_384": Part(384, 1_000_000, 2000, 0.3, _ALL),
     "1m_1024": Part(1024, 1_000_000, 2000, 0.6, _ALL),
     "10m_384": Part(384, 10_000_000, 2000, 2.0, (*_LARGE, "faiss_hnsw", "lancedb")),
@@ -69,7 +74,7 @@ PARTS = {
     "100m_256": Part(256, 100_000_000, 1000, 12.0, ()),  # the rows stand on the disk once only
 }
 QUICK = {"100k_256": Part(256, 100_000, 200, 0.3, ("exact", "hamming", "faiss_ivf_pq", "faiss_ivf_rabitq"))}
-STEPS = ("build", "set", "warm", "cold", "cap")  # `set` leaves the exact answers, so that `warm` need not count them
+STEPS = ("build", "set", "warm", "own", "cold", "cap")  # `set` leaves the exact answers, so that `warm` need not count them
 COLD_QUERIES, CAP_QUERIES, EXACT_QUERIES, SWEEP_QUERIES = 100, 500, 20, 300
 
 
@@ -127,7 +132,9 @@ def measure(name: str, part: Part, args: Any, notes: list[str]) -> bool:
 
     Steps need what those before them leave, so the first that fails ends the part. Peers do not need each other.
     """
-    for step in STEPS if not args.no_cap else STEPS[:-1]:
+    for step in STEPS:
+        if step == "cap" and (args.no_cap or not part.cap_gb):
+            continue
         if not run(args, name, step, notes):
             progress(f"{name}: what comes after {step} is not measured")
             return False
@@ -170,6 +177,8 @@ def child(grown: Grown, part: Part, step: str, args: Any) -> dict[str, float]:
         return ours.build(grown, args.recall)
     if step == "warm":
         return ours.warm(grown, part.queries)
+    if step == "own":
+        return ours.own(grown, part.queries, args.recall)
     if step == "cold":
         return ours.cold(grown, COLD_QUERIES)
     if step == "cap":

@@ -1,5 +1,8 @@
 """The model test: random operations, kills among them, against plain dictionaries.
 
+Each runs twice: with segments that are scanned, where every answer has to be exact, and with such that are sealed (from
+some dozens of rows on, for this test), where ``exact=True`` has to be and any other search has to find nearly as much.
+
 The seed is printed; ``DIFFEMBED_MODEL_SEED`` repeats a run and ``DIFFEMBED_MODEL_OPERATIONS`` (20,000 for the long run)
 says how long it is.
 """
@@ -22,6 +25,7 @@ import pytest
 from tests.index import oracle
 
 from diffembed.index import Index, exchange, lexical
+from diffembed.index.coarse import Coarse
 
 HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "src"
@@ -38,15 +42,16 @@ class Killed(Exception):
 class Worker:
     """The process that writes; started again after every kill."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sealing: bool) -> None:
         self.folder = folder
+        self.sealing = sealing
         self.kills = 0
         self.times: dict[str, list[float]] = {}
         self.start()
 
     def start(self) -> None:
         code = f"import sys; sys.path[:0] = [{str(HERE)!r}, {str(SOURCE)!r}]; import worker; worker.main"
-        code += f"(worker.Path({str(self.folder)!r}), {DIMS})"
+        code += f"(worker.Path({str(self.folder)!r}), {DIMS}, {self.sealing})"
         self.process = subprocess.Popen(
             [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
@@ -95,17 +100,51 @@ def chance() -> random.Random:
     return random.Random(seed)
 
 
+@pytest.fixture(params=[False, True], ids=["scanned", "sealed"])
+def sealing(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[], Worker]]:
+def start(tmp_path: Path, sealing: bool) -> Iterator[Callable[[], Worker]]:
     started: list[Worker] = []
 
     def begin() -> Worker:
-        started.append(Worker(tmp_path / "index"))
+        started.append(Worker(tmp_path / "index", sealing))
         return started[0]
 
     yield begin
     for worker in started:
         worker.close()
+
+
+class Share:
+    """How much of what exact search gives the other searches found, and how often a coarse index was asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.found = self.wanted = self.asked = 0
+        search = Coarse.search
+
+        def counted(*args: Any, **options: Any) -> Any:
+            self.asked += 1
+            return search(*args, **options)
+
+        monkeypatch.setattr(Coarse, "search", counted)
+
+    def count(self, found: set[Any], wanted: set[Any]) -> None:
+        if len(wanted) <= 10:  # more are nearly all rows, which are scanned
+            self.found += len(found & wanted)
+            self.wanted += len(wanted)
+
+    def check(self, sealing: bool) -> None:
+        print(f"{self.found} of {self.wanted} found, coarse indexes asked {self.asked} times")
+        assert self.found >= (0.85 if sealing else 1) * self.wanted
+        assert (self.asked > 0) == sealing
+
+
+@pytest.fixture
+def share(monkeypatch: pytest.MonkeyPatch) -> Share:
+    return Share(monkeypatch)
 
 
 # Records
@@ -144,7 +183,9 @@ def some_filter(chance: random.Random, depth: int = 0) -> dict[str, Any]:
     )
 
 
-def check_records(index: Index, expected: dict[str, dict[str, Any]], encoder: Any, chance: random.Random) -> None:
+def check_records(
+    index: Index, expected: dict[str, dict[str, Any]], encoder: Any, chance: random.Random, share: Share
+) -> None:
     """One search of each kind gives what the dictionary gives."""
     query = " ".join(chance.choices(WORDS, k=chance.randint(1, 4)))
     where = some_filter(chance) if chance.random() < 0.7 else None
@@ -158,15 +199,18 @@ def check_records(index: Index, expected: dict[str, dict[str, Any]], encoder: An
     )
     scores = oracle.cosines(query_D, rows)
     top = chance.choice([1, 5, 1000])
-    hits = index.search(query, top=top, where=where, encoder=encoder, sentences=False)
+    hits = index.search(query, top=top, where=where, encoder=encoder, sentences=False, exact=True)
     assert len(hits) == min(top, len(chunks)), where
     np.testing.assert_allclose([h.score for h in hits], np.sort(scores)[::-1][:top], atol=1e-6)
     by_place = {(key, text): score for (key, _, text), score in zip(chunks, scores.tolist(), strict=True)}
-    for hit in hits:
+    coarse = index.search(query, top=top, where=where, encoder=encoder, sentences=False)
+    assert len(coarse) == len(hits)
+    for hit in hits + coarse:
         assert abs(by_place[hit.key, hit.text] - hit.score) < 1e-6
         assert hit.metadata == expected[hit.key]["metadata"]
-    assert len({hit.chunk_id for hit in hits}) == len(hits)
-    grouped = index.search(query, top=top, where=where, group=True, encoder=encoder, sentences=False)
+    assert len({hit.chunk_id for hit in hits}) == len({hit.chunk_id for hit in coarse}) == len(hits)
+    share.count({hit.chunk_id for hit in coarse}, {hit.chunk_id for hit in hits})
+    grouped = index.search(query, top=top, where=where, group=True, encoder=encoder, sentences=False, exact=True)
     best = {}
     for (key, _, _), score in zip(chunks, scores.tolist(), strict=True):
         best[key] = max(score, best.get(key, -2.0))
@@ -213,7 +257,9 @@ def lexical_words(text: str) -> list[str]:
         return [row[0] for row in db.execute("SELECT term FROM stems_terms ORDER BY offset")]
 
 
-def test_records(tmp_path: Path, start: Callable[[], Worker], chance: random.Random, make_encoder: Any) -> None:
+def test_records(
+    tmp_path: Path, start: Callable[[], Worker], sealing: bool, share: Share, chance: random.Random, make_encoder: Any
+) -> None:
     encoder = make_encoder(dims=DIMS)
     folder = tmp_path / "index"
     index = Index.create(folder, model=encoder)
@@ -244,7 +290,7 @@ def test_records(tmp_path: Path, start: Callable[[], Worker], chance: random.Ran
             index = Index.open(folder)
             continue
         else:
-            check_records(index, expected, encoder, chance)
+            check_records(index, expected, encoder, chance, share)
             continue
         try:
             worker.ask(asked, chance, kill=kill)
@@ -257,7 +303,8 @@ def test_records(tmp_path: Path, start: Callable[[], Worker], chance: random.Ran
             assert states, "a batch is half there, or something acknowledged is gone"
             expected = states[0]
     assert contents(index) == plain(expected)
-    check_records(index, expected, encoder, chance)
+    check_records(index, expected, encoder, chance, share)
+    share.check(sealing)
     assert index.verify().problems == ()
     print(f"{OPERATIONS} operations, {worker.kills} kills, {len(expected)} records left")
     index.close()
@@ -280,7 +327,9 @@ def plain(state: dict[str, dict[str, Any]]) -> dict[str, Any]:
 # Vectors only
 
 
-def test_vectors_only(tmp_path: Path, start: Callable[[], Worker], chance: random.Random) -> None:
+def test_vectors_only(
+    tmp_path: Path, start: Callable[[], Worker], sealing: bool, share: Share, chance: random.Random
+) -> None:
     folder = tmp_path / "index"
     index = Index.create(folder, dims=DIMS, vectors_only=True)
     worker = start()
@@ -304,7 +353,7 @@ def test_vectors_only(tmp_path: Path, start: Callable[[], Worker], chance: rando
             index = Index.open(folder)
             continue
         else:
-            check_vectors(index, expected, numbers)
+            check_vectors(index, expected, numbers, share)
             continue
         try:
             worker.ask(asked, chance, kill=chance.random() < 0.04)
@@ -317,24 +366,30 @@ def test_vectors_only(tmp_path: Path, start: Callable[[], Worker], chance: rando
             ]
             assert states, "a batch is half there, or something acknowledged is gone"
             expected = states[0]
-    check_vectors(index, expected, numbers)
+    check_vectors(index, expected, numbers, share)
+    share.check(sealing)
     assert index.verify().problems == ()
     index.close()
 
 
-def check_vectors(index: Index, expected: dict[int, Any], numbers: Any) -> None:
+def check_vectors(index: Index, expected: dict[int, Any], numbers: Any, share: Share) -> None:
     query = numbers.integers(-127, 128, (1, DIMS)).astype(np.int8)
     top = int(numbers.choice([1, 10, 1000]))
     assert len(index) == len(expected)
-    ids, scores = index.search_vectors(query, top, exact=bool(numbers.integers(2)))
     rows = np.array(list(expected.values()), np.int8).reshape(-1, DIMS)
-    exact = oracle.cosines(query[0], rows)
+    cosines = oracle.cosines(query[0], rows)
     count = min(top, len(expected))
-    np.testing.assert_allclose(scores[0, :count], np.sort(exact)[::-1][:top], atol=1e-6)
-    assert (ids[0, count:] == -1).all() and np.isneginf(scores[0, count:]).all()
-    found = dict(zip(expected, exact.tolist(), strict=True))
-    np.testing.assert_allclose(scores[0, :count], [found[i] for i in ids[0, :count].tolist()], atol=1e-6)
-    assert len(set(ids[0, :count].tolist())) == count
+    of_row = dict(zip(expected, cosines.tolist(), strict=True))
+    found: list[set[int]] = []
+    for exact in (True, False):
+        ids, scores = index.search_vectors(query, top, exact=exact)
+        assert (ids[0, count:] == -1).all() and np.isneginf(scores[0, count:]).all()
+        np.testing.assert_allclose(scores[0, :count], [of_row[i] for i in ids[0, :count].tolist()], atol=1e-6)
+        found.append(set(ids[0, :count].tolist()))
+        assert len(found[-1]) == count
+        if exact:
+            np.testing.assert_allclose(scores[0, :count], np.sort(cosines)[::-1][:top], atol=1e-6)
+    share.count(found[1], found[0])
     some = numbers.choice(sorted(expected), 5) if expected else np.empty(0, np.int64)
     assert index.vectors(some).tolist() == [expected[int(id_)].tolist() for id_ in some]
 

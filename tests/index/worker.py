@@ -14,11 +14,15 @@ import numpy as np
 from fake_encoder import FakeEncoder
 
 from diffembed.errors import DiffembedError
-from diffembed.index import Index, compaction
+from diffembed.index import Index, coarse_build, compaction, tuning
 
 
-def main(folder: Path, dims: int) -> None:
+def main(folder: Path, dims: int, sealing: bool) -> None:
     compaction.MERGE_ABOVE_SEGMENTS = 4
+    if sealing:  # what else takes hundreds of thousands of rows
+        compaction.SEAL_VALUES, compaction.EXACT_VALUES, compaction.SEALED_ROWS = 60 * dims, 90 * dims, 150
+        coarse_build.PART_ROWS = 64
+        tuning._QUESTIONS = {10: 64, 100: 32, 1000: 16}
     encoder = FakeEncoder(dims=dims)
     print("ready", flush=True)
     for line in sys.stdin:
@@ -48,4 +52,4 @@ def main(folder: Path, dims: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "sealing")
