@@ -152,7 +152,7 @@ def unpooled(snapshot: Snapshot, queries: Int8Rows, exact: IdArray) -> dict[str,
 
 
 def own(grown: Grown, count: int, recall_wanted: float) -> dict[str, float]:
-    """Recall and latency where nobody gives questions: tuned as ``index compact`` does it then, by the index's own rows.
+    """Recall and latency where nobody gives questions: tuned as ``index compact`` does then, by the index's own rows.
 
     The process is new and the files are in page cache, so its first answer is measured too.
     """

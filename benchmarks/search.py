@@ -51,7 +51,7 @@ class Part:
     Attributes:
         dims, rows: of the set.
         queries: how many; half passages, half questions.
-        cap_gb: memory and page cache for the run under a cap: half of what index and rows take, or less; 0: no such run.
+        cap_gb: memory and page cache for the run under a cap: half of what index and rows take, or less; 0: none.
         peers: which are measured beside; the others would take hours or more memory than there is.
     """
 
@@ -74,7 +74,7 @@ PARTS = {
     "100m_256": Part(256, 100_000_000, 1000, 12.0, ()),  # the rows stand on the disk once only
 }
 QUICK = {"100k_256": Part(256, 100_000, 200, 0.3, ("exact", "hamming", "faiss_ivf_pq", "faiss_ivf_rabitq"))}
-STEPS = ("build", "set", "warm", "own", "cold", "cap")  # `set` leaves the exact answers, so that `warm` need not count them
+STEPS = ("build", "set", "warm", "own", "cold", "cap")  # `set` leaves the exact answers: `warm` need not count them
 COLD_QUERIES, CAP_QUERIES, EXACT_QUERIES, SWEEP_QUERIES = 100, 500, 20, 300
 
 
