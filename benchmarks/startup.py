@@ -1,6 +1,7 @@
 """Start-up: import, load, first answer, each in fresh processes.
 
-python benchmarks/startup.py [--quick] [--json] [--model default] [--folder samples]
+    python benchmarks/startup.py [--quick] [--json] [--model default] [--folder samples]
+    python benchmarks/startup.py --data ../shared/data --files 10000 --name startup-100k
 
 import.seconds                 `import diffembed`, measured inside the process
 load.seconds                   `Encoder.load(...)` after the imports; load.with_imports_seconds with them
@@ -9,11 +10,17 @@ first_vector.peer_seconds      the same with sentence-transformers on the same w
 search.first_use_seconds       `diffembed search QUERY FOLDER` as a whole process that has to build its index
 search.warm_seconds            the same again: the index is there and is checked against the files
 search.warm_slowest_seconds    the slowest of the warm runs
-search.chunks                  what the index of the folder holds; for a large one give --folder and --name
+search.compacted_seconds       warm once more, after `diffembed index compact` (which gives a large index a coarse one)
+search.chunks, search.files    what the index of the folder holds
+
+`--data` makes a large folder instead: the corpora of the English sets (`SETS`), a section for each document, in so many
+Markdown files.
 """
 
 from __future__ import annotations
 
+import argparse
+import gzip
 import json
 import os
 import subprocess
@@ -46,6 +53,7 @@ import sys
 from sentence_transformers import SentenceTransformer
 SentenceTransformer(sys.argv[1], device="cpu").encode([sys.argv[2]])
 """
+SETS = "en-computing-terms en-debdesc en-gcide-def en-man en-office-help en-wordnet-def en-wordnet-sense".split()
 QUERY = "how are special tokens kept out of the vectors"
 
 
@@ -53,7 +61,17 @@ def main() -> None:
     options = parser("startup", __doc__)
     options.add_argument("--model", default="default", help="default or a model directory")
     options.add_argument("--folder", type=Path, default=REPOSITORY / "samples", help="the folder to search")
+    options.add_argument("--data", type=Path, help="search the corpora of some sets in this folder instead")
+    options.add_argument("--files", type=int, default=10_000, help="with --data: how many files they are cut into")
     args = options.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        if args.data is not None:
+            args.folder = Path(made) / "corpora"
+            write_corpora(args.data, args.folder, args.files)
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
     if not args.folder.is_dir():
         raise SystemExit(f"{args.folder} is not a folder; give --folder")
     from diffembed.encoder import resolve_model
@@ -75,28 +93,33 @@ def main() -> None:
     }
     progress(f"search in {args.folder.name}")
     with tempfile.TemporaryDirectory() as cache:
-        command = [
-            sys.executable,
-            "-m",
-            "diffembed",
-            "search",
-            QUERY,
-            str(args.folder),
-            "--model",
-            args.model,
-            "--json",
-        ]
+        diffembed = [sys.executable, "-m", "diffembed"]
+        command = [*diffembed, "search", QUERY, str(args.folder), "--model", args.model, "--json"]
         metrics["search.first_use_seconds"] = seconds(command, cache)
         warm = [seconds(command, cache) for _ in range(repeats + 1)][1:]
         answer = json.loads(subprocess.run(command, env=environment(cache), capture_output=True, check=True).stdout)
         with Index.open(answer["index"]) as index:
-            metrics["search.chunks"] = len(index)
+            metrics["search.chunks"], metrics["search.files"] = len(index), index.stats().files
+        seconds([*diffembed, "index", "compact", answer["index"]], cache)
+        compacted = [seconds(command, cache) for _ in range(repeats + 1)][1:]
     if not answer["hits"]:
         raise SystemExit("the search found nothing: not a figure to report")
     metrics |= {"search.warm_seconds": median(warm), "search.warm_slowest_seconds": max(warm)}
-    files = sum(p.is_file() for p in args.folder.rglob("*"))
-    notes = f"medians of {repeats} fresh processes; the folder holds {files} files"
-    report(args, metrics, notes=notes)
+    metrics["search.compacted_seconds"] = median(compacted)
+    report(args, metrics, notes=f"medians of {repeats} fresh processes")
+
+
+def write_corpora(data: Path, into: Path, files: int) -> None:
+    """The documents of ``SETS``, each a section, as so many Markdown files in folders of a hundred."""
+    sections = []
+    for name in SETS:
+        with gzip.open(data / name / "corpus.jsonl.gz", "rt", encoding="utf-8") as lines:
+            for row in map(json.loads, lines):
+                sections.append(f"# {row['title'] or row['_id']}\n\n{row['text']}\n")
+    for number in range(files):
+        path = into / f"{number // 100:03d}" / f"{number:05d}.md"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(sections[number::files]), encoding="utf-8")
 
 
 def environment(cache: str | None = None) -> dict[str, str]:

@@ -55,14 +55,17 @@ def answers(folder: Path, encoder: Any) -> list[Any]:
     return found
 
 
-def places(folder: Path) -> list[tuple[Path, int]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "writer.lock")
-    everything = [(path, at) for path in files for at in range(path.stat().st_size)]
-    if os.environ.get("DIFFEMBED_FLIPS") == "all":
-        return everything
-    seed = int(os.environ.get("DIFFEMBED_FLIP_SEED", "0")) or random.SystemRandom().randrange(10**6)
-    print(f"DIFFEMBED_FLIP_SEED={seed}")
-    return random.Random(seed).sample(everything, FLIPS)
+@pytest.fixture
+def places(small: Path, record_property: Callable[[str, object], None]) -> list[tuple[Path, int]]:
+    """The bytes that are flipped."""
+    files = sorted(path for path in small.rglob("*") if path.is_file() and path.name != "writer.lock")
+    chosen = [(path, at) for path in files for at in range(path.stat().st_size)]
+    if os.environ.get("DIFFEMBED_FLIPS") != "all":
+        seed = int(os.environ.get("DIFFEMBED_FLIP_SEED", "0")) or random.SystemRandom().randrange(10**6)
+        print(f"DIFFEMBED_FLIP_SEED={seed}")
+        chosen = random.Random(seed).sample(chosen, FLIPS)
+    record_property("flips", len(chosen))
+    return chosen
 
 
 def flipped(path: Path, at: int) -> bytes:
@@ -71,24 +74,33 @@ def flipped(path: Path, at: int) -> bytes:
     return whole
 
 
-def test_every_byte_flipped(small: Path, make_encoder: Callable[..., Any]) -> None:
+def test_every_byte_flipped(
+    small: Path,
+    places: list[tuple[Path, int]],
+    make_encoder: Callable[..., Any],
+    record_property: Callable[[str, object], None],
+) -> None:
     encoder = make_encoder(dims=DIMS)
     right = answers(small, encoder)
     assert [len(found) for found in right[:4]] == [5, 5, 5, 5]
     noticed = 0
-    for path, at in places(small):
+    for path, at in places:
         whole = flipped(path, at)
         try:
             assert answers(small, encoder) == right, f"{path.name}, byte {at}"
         except IndexStoreError:
             noticed += 1
         restore(small, path, whole)
+    record_property("noticed", noticed)
     assert noticed > FLIPS // 4
     assert answers(small, encoder) == right
 
 
 def test_without_a_seal_no_hit_is_wrong(
-    small: Path, make_encoder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    small: Path,
+    places: list[tuple[Path, int]],
+    make_encoder: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of a large catalog that is not compared as a whole: filters and words may find less, but nothing false."""
     encoder = make_encoder(dims=DIMS)
@@ -99,7 +111,7 @@ def test_without_a_seal_no_hit_is_wrong(
         whole_texts = {chunk.id: (chunk.document.key, chunk.chunk.text) for chunk in index.chunks(rows.tolist())}
     for user in ("reading", "store", "checking"):
         monkeypatch.setattr(f"diffembed.index.{user}.check_seal", lambda *_: None)
-    for path, at in places(small):
+    for path, at in places:
         whole = flipped(path, at)
         try:
             found = answers(small, encoder)

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,9 @@ def seconds_to_index(code: str) -> float:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a POSIX signal")
-def test_kill_at_random_moments(tmp_path: Path, encoder: Any) -> None:
+def test_kill_at_random_moments(tmp_path: Path, encoder: Any, record_property: Callable[[str, object], None]) -> None:
     seed = int(os.environ.get("DIFFEMBED_CRASH_SEED", "0")) or random.SystemRandom().randrange(10**6)
+    record_property("seed", seed)
     print(f"DIFFEMBED_CRASH_SEED={seed}")  # shown by pytest when the test fails
     chance = random.Random(seed)
     library, into = tmp_path / "library", tmp_path / "index"
@@ -116,6 +118,7 @@ def test_kill_at_random_moments(tmp_path: Path, encoder: Any) -> None:
             there = {path.name for path in library.iterdir()}  # only a file that is gone may leave the index
             assert committed & there <= counts.keys(), "a committed batch was lost"
             committed = set(counts)
+    record_property("kills", killed)
     assert killed >= KILLED, f"{killed} of {rounds} runs were killed, the others had ended before"
 
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -94,8 +94,9 @@ class Worker:
 
 
 @pytest.fixture
-def chance() -> random.Random:
+def chance(record_property: Callable[[str, object], None]) -> random.Random:
     seed = int(os.environ.get("DIFFEMBED_MODEL_SEED", "0")) or random.SystemRandom().randrange(10**6)
+    record_property("seed", seed)
     print(f"DIFFEMBED_MODEL_SEED={seed}")  # shown by pytest when the test fails
     return random.Random(seed)
 
@@ -122,7 +123,7 @@ class Share:
     """How much of what exact search gives the other searches found, and how often a coarse index was asked."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.found = self.wanted = self.asked = 0
+        self.found = self.wanted = self.searches = self.asked = 0
         search = Coarse.search
 
         def counted(*args: Any, **options: Any) -> Any:
@@ -132,12 +133,12 @@ class Share:
         monkeypatch.setattr(Coarse, "search", counted)
 
     def count(self, found: set[Any], wanted: set[Any]) -> None:
+        self.searches += 1
         if len(wanted) <= 10:  # more are nearly all rows, which are scanned
             self.found += len(found & wanted)
             self.wanted += len(wanted)
 
     def check(self, sealing: bool) -> None:
-        print(f"{self.found} of {self.wanted} found, coarse indexes asked {self.asked} times")
         assert self.found >= (0.85 if sealing else 1) * self.wanted
         assert (self.asked > 0) == sealing
 
@@ -258,7 +259,13 @@ def lexical_words(text: str) -> list[str]:
 
 
 def test_records(
-    tmp_path: Path, start: Callable[[], Worker], sealing: bool, share: Share, chance: random.Random, make_encoder: Any
+    tmp_path: Path,
+    start: Callable[[], Worker],
+    sealing: bool,
+    share: Share,
+    chance: random.Random,
+    make_encoder: Any,
+    record_property: Callable[[str, object], None],
 ) -> None:
     encoder = make_encoder(dims=DIMS)
     folder = tmp_path / "index"
@@ -306,7 +313,9 @@ def test_records(
     check_records(index, expected, encoder, chance, share)
     share.check(sealing)
     assert index.verify().problems == ()
-    print(f"{OPERATIONS} operations, {worker.kills} kills, {len(expected)} records left")
+    for name, value in (("operations", OPERATIONS), ("kills", worker.kills), ("searches", share.searches)):
+        record_property(name, value)
+    record_property("found_of_the_nearest", share.found / share.wanted)
     index.close()
 
 
@@ -328,7 +337,12 @@ def plain(state: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_vectors_only(
-    tmp_path: Path, start: Callable[[], Worker], sealing: bool, share: Share, chance: random.Random
+    tmp_path: Path,
+    start: Callable[[], Worker],
+    sealing: bool,
+    share: Share,
+    chance: random.Random,
+    record_property: Callable[[str, object], None],
 ) -> None:
     folder = tmp_path / "index"
     index = Index.create(folder, dims=DIMS, vectors_only=True)
@@ -369,6 +383,9 @@ def test_vectors_only(
     check_vectors(index, expected, numbers, share)
     share.check(sealing)
     assert index.verify().problems == ()
+    for name, value in (("operations", OPERATIONS), ("kills", worker.kills), ("searches", share.searches)):
+        record_property(name, value)
+    record_property("found_of_the_nearest", share.found / share.wanted)
     index.close()
 
 
