@@ -13,7 +13,7 @@ stopped goes on, `--only` measures one part, and the result file keeps the other
     PART.passages.recall_at_10, .questions.*         the same by kind of query; PART.recall_at_100
     PART.tuned_recall                                what tuning found of the questions that it was given
     PART.own.{recall_at_10,p50_ms,p95_ms,...}        tuned by the index's own rows, as where nobody has questions
-    PART.first_ms                                    open and first answer of a new process, files in page cache
+    PART.first_ms                                    open and first answer, files in page cache and libraries loaded
     PART.unpooled.{recall_at_10,p50_ms}              all candidates of all segments rescored, where there are several
     PART.cold.p95_ms                                 the int8 rows dropped from page cache before every query
     PART.start.first_ms, .start.p95_ms               a new process, all files dropped before its first query

@@ -123,6 +123,32 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("count", [0, 1, 100, 1500])
+def test_many_rows_are_wanted_in_few_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Every byte of every row is asked for; of many rows, those that lie close together by one call."""
+    dims, rows = 300, 40_000
+    write_segment(tmp_path / "a.seg", np.arange(rows), np.ones((rows, dims), np.int8))
+    segment = open_segment(tmp_path / "a.seg", rows=rows, dims=dims)
+    asked = np.zeros((tmp_path / "a.seg").stat().st_size, np.bool_)
+    calls = 0
+
+    def advise(self: object, advice: str, start: int, size: int) -> None:
+        nonlocal calls
+        calls += 1
+        asked[start : start + size] = True
+
+    monkeypatch.setattr("diffembed.index.blocks.CheckedFile._advise", advise)
+    chance = np.random.default_rng(count)
+    places = chance.permutation(rows // 8)[:count]  # in a part of the file, and some far away
+    places[: count // 10] += rows // 2
+    segment.want(places)
+    for place in places.tolist():
+        start = segment._places["rows"] + place * dims
+        assert asked[start : start + dims].all()
+    assert calls == count if count <= 128 else calls < count / 10
+    assert asked.sum() < 2 * (rows // 4) * dims
+
+
 def test_norms_of_many_rows() -> None:
     rows = np.random.default_rng(1).integers(-127, 128, (5000, 16), dtype=np.int8)
     np.testing.assert_allclose(row_norms(rows), np.linalg.norm(rows.astype(np.float64), axis=1), rtol=1e-6)

@@ -48,6 +48,10 @@ def damaged(path: Path, what: str) -> IndexStoreError:
     return IndexStoreError(f"segment {path.name} of {folder} {what}; delete that folder and index the files again")
 
 
+_ASKED_ONE_BY_ONE = 128
+_GAP = 8 * mmap.PAGESIZE  # that is read along between two pieces
+
+
 def waits_for_disk() -> int:
     """How often this thread had to wait for a page to come from the disk; 0 where the system does not tell."""
     kind = getattr(resource, "RUSAGE_THREAD", None)
@@ -171,8 +175,13 @@ class CheckedFile:
 
     def want(self, starts: IntArray, sizes: IntArray | int) -> None:
         """Ask the kernel to read these pieces from the disk now, all at once, without waiting for them."""
-        for start, size in zip(starts.tolist(), np.broadcast_to(sizes, starts.shape).tolist(), strict=True):
-            self._advise("MADV_WILLNEED", start, size)
+        stops = starts + sizes
+        if len(starts) > _ASKED_ONE_BY_ONE:  # a microsecond for each: of many, what lies close together is one
+            starts, stops = np.sort(starts), np.sort(stops)
+            apart = np.flatnonzero(starts[1:] > stops[:-1] + _GAP)
+            starts, stops = starts[np.append(0, apart + 1)], stops[np.append(apart, -1)]
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            self._advise("MADV_WILLNEED", start, stop - start)
 
     def forget(self) -> None:
         """Give the memory of pages that were read back to the system; they are read again when asked for."""

@@ -28,8 +28,11 @@ EXACT_VALUES = 64_000_000
 _LARGE_FILTER = 10_000
 """What a filter of so many ids or more comes to is kept for the next search: it takes longer than the search."""
 
-_SURVIVOR_VALUES = 16_000_000
-"""Rows that a filter leaves are looked at one by one up to this many values; they lie apart and are slower to read."""
+_SURVIVOR_VALUES = 2_000_000
+"""Rows that a filter leaves are looked at one by one up to this many values, which takes some milliseconds ..."""
+
+_ROW_READ, _ROW_SCORED = 100, 2
+"""... or where that takes no longer: what reading a row takes, and scoring it for a query, in codes that are scanned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ class Snapshot:
         left = [None] * len(self.parts) if allowed is None else self._left(allowed)
         sealed = []
         for part, rest in zip(self.parts, left, strict=True):
-            asked = None if exact else _ask(part, top, rest)
+            asked = None if exact else _ask(part, top, rest, len(queries_QD))
             if asked is not None:
                 sealed.append(asked)
             elif rest is None:
@@ -204,7 +207,7 @@ class Snapshot:
         return left
 
 
-def _ask(part: Part, top: int, left: _Left | None) -> _Asked | None:
+def _ask(part: Part, top: int, left: _Left | None, queries: int) -> _Asked | None:
     """How to search a part coarsely; ``None`` if it is to be scanned."""
     if part.sealed is None:
         return None
@@ -214,10 +217,13 @@ def _ask(part: Part, top: int, left: _Left | None) -> _Asked | None:
         return None
     if left is None:
         return _Asked(part, sealed, probes, candidates, rows, part.live_selector)
-    if rows * part.segment.dims <= _SURVIVOR_VALUES:
-        return None
-    # among fewer rows the nearest lie farther away: scan as many survivors as there would be rows without a filter
+    # among fewer rows the nearest lie farther away: scan as many survivors as there would be rows without a filter;
+    # of a filter that goes by what texts are about, fewer lists would miss up to a third
     probes = min(sealed.coarse.lists, math.ceil(probes * len(part.segment) / rows))
+    codes = len(part.segment) * probes // sealed.coarse.lists
+    one_by_one = rows * (_ROW_READ + _ROW_SCORED * queries)
+    if rows * part.segment.dims <= _SURVIVOR_VALUES or one_by_one <= codes * queries:
+        return None
     return _Asked(part, sealed, probes, candidates, rows, left.selector)
 
 
