@@ -53,7 +53,7 @@ import sys
 from sentence_transformers import SentenceTransformer
 SentenceTransformer(sys.argv[1], device="cpu").encode([sys.argv[2]])
 """
-SETS = "en-computing-terms en-debdesc en-gcide-def en-man en-office-help en-wordnet-def en-wordnet-sense".split()
+SETS = "en-computing-terms en-debdesc en-docs-sections en-gcide-def en-man en-office-help en-wordnet-def".split()
 QUERY = "how are special tokens kept out of the vectors"
 
 

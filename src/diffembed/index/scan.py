@@ -32,7 +32,7 @@ _SURVIVOR_VALUES = 2_000_000
 """Rows that a filter leaves are looked at one by one up to this many values, which takes some milliseconds ..."""
 
 _ROW_READ, _ROW_SCORED = 100, 2
-"""... or where that takes no longer: what reading a row takes, and scoring it for a query, in codes that are scanned."""
+"""... or where that takes no longer: reading a row and scoring it for a query, in codes that would be scanned."""
 
 
 @dataclass(frozen=True, slots=True)
