@@ -173,15 +173,17 @@ def row_crc(values: Sequence[Any]) -> int:
     >>> row_crc((1, "ab")) == row_crc((1, "a", "b")), row_crc((1,)) == row_crc(("1",))
     (False, False)
     """
-    total = 0
+    parts: list[bytes] = []
     for value in values:
-        kind, raw = ("s", value.encode("utf-8", "surrogateescape")) if isinstance(value, str) else ("i", b"")
-        if isinstance(value, bytes):
-            kind, raw = "b", value
-        elif not isinstance(value, str):
+        if isinstance(value, str):
+            raw = value.encode("utf-8", "surrogateescape")
+            parts += b"s%d:" % len(raw), raw
+        elif isinstance(value, bytes):
+            parts += b"b%d:" % len(value), value
+        else:
             raw = str(value).encode()
-        total = zlib.crc32(raw, zlib.crc32(f"{kind}{len(raw)}:".encode(), total))
-    return total
+            parts += b"i%d:" % len(raw), raw
+    return zlib.crc32(b"".join(parts))
 
 
 def checked(row: Sequence[Any]) -> None:
