@@ -17,8 +17,8 @@ QUALITY_BLOCKS = """
 nDCG@10 on the development queries of every set (one query in ten, none of them trained on; the corpora are shared with
 training, as raw text and as documents of other queries). int8 vectors, int8 weights, whole corpora.
 all-MiniLM-L6-v2 was not trained on these sets; this model was trained on the train queries of most. MiniLM's vectors
-are float32, it reads 256 tokens of a text, and the command below the table says what it was computed in. What signs cost
-in place of int8 stands in the project's README (quantization).
+are float32, it reads 256 tokens of a text, and the command below the table says what it was computed in. What signs
+cost in place of int8 stands in the project's README (quantization).
 
 <!-- figures:quality-{name}
 columns: this model = default, bm25 = bm25, MiniLM = minilm
